@@ -1,0 +1,226 @@
+"""Settings -> Stack: every file that a host gets, and what must run on it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from textwrap import indent
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError, TemplateSyntaxError
+
+from stack import dotenv
+from stack.errors import InvalidError
+from stack.images import reference
+from stack.interpolate import interpolate
+from stack.secrets import is_secret
+from stack.settings import Settings
+
+TEMPLATES = Path(__file__).parent.parent / "templates"
+DIGEST_LABEL = "dify.digest"
+IMAGE_OF = {"worker": "api", "worker_beat": "api"}
+DATABASES = ("db_postgres", "db_mysql", "oceanbase", "seekdb")
+# What the sandbox installs, one package a line; the operator's own.
+REQUIREMENTS = "volumes/sandbox/dependencies/python-requirements.txt"
+# A service's x-host block: what it needs of its host. We read it; Compose must not see it.
+X_HOST = re.compile(r"^  x-host:.*\n(?:    .*\n)*", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class File:
+    """A file to lie on the host; owner is root.
+
+    keep: made when missing, never replaced: it is the operator's.
+    """
+
+    data: bytes = field(repr=False)
+    mode: int = 0o644
+    keep: bool = False
+
+    @property
+    def sha256(self) -> str:
+        return sha256(self.data).hexdigest()
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder below ./volumes.
+
+    owner: uid and gid of everything in it, repaired on every run; None when its container takes ownership itself.
+    """
+
+    path: str
+    owner: int | None = None
+
+
+@dataclass(frozen=True)
+class Service:
+    """One service that shall run: the reference of its image, and what its container must be labelled with."""
+
+    image: str
+    digest: str
+    one_shot: bool = False
+    has_check: bool = True
+
+
+@dataclass(frozen=True)
+class Stack:
+    """All that one host gets.
+
+    files: by path below `root`.
+    folders: the data folders of the chosen services.
+    services: those that the chosen profiles bring up.
+    ports: "address:port" or "port" on the host that nginx is published at; the first is http.
+    """
+
+    settings: Settings
+    files: dict[str, File]
+    folders: list[Folder]
+    services: dict[str, Service]
+    ports: list[str]
+
+    @property
+    def images(self) -> list[str]:
+        """Every image that the host needs, once."""
+        return list(dict.fromkeys(service.image for service in self.services.values()))
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+def render(settings: Settings) -> Stack:
+    """Render everything for one host; raises InvalidError for a template that fails or a file that is no valid YAML."""
+    try:
+        return _render(settings)
+    except (TemplateError, KeyError, ValueError) as error:
+        raise InvalidError(f"{_place(error)}: {_reason(error)}") from error
+    except yaml.YAMLError as error:
+        raise InvalidError(f"docker-compose.yaml: the rendered file is no valid YAML: {error}") from error
+
+
+def _place(error: BaseException) -> str:
+    """File and line of the template that an error came from."""
+    if isinstance(error, TemplateSyntaxError):
+        return f"templates/{error.name} line {error.lineno}"
+    where, trace = "templates", error.__traceback__
+    while trace:
+        file = Path(trace.tb_frame.f_code.co_filename)
+        if file.is_relative_to(TEMPLATES):
+            where = f"templates/{file.relative_to(TEMPLATES)} line {trace.tb_lineno}"
+        trace = trace.tb_next
+    return where
+
+
+def _reason(error: Exception) -> str:
+    return f"no setting {error}" if isinstance(error, KeyError) else str(error)
+
+
+def _render(settings: Settings) -> Stack:
+    files = _configuration(settings)
+    texts = {name: _service_text(settings, name) for name in service_names()}
+    compose = yaml.load(_compose(settings, texts), yaml.CSafeLoader)
+    active = set(settings.values["COMPOSE_PROFILES"].split(","))
+    services: dict[str, Service] = {}
+    folders: dict[str, Folder] = {}
+    ports: list[str] = []
+    for name, block in compose["services"].items():
+        needs = block.pop("x-host", {})
+        wanted = interpolate(block, settings.values)
+        digest = _digest(wanted, files)
+        texts[name] = X_HOST.sub("", texts[name]) + f"  labels:\n    {DIGEST_LABEL}: {digest}\n"
+        if not active.intersection(block.get("profiles", active)):
+            continue
+        services[name] = Service(wanted["image"], digest, wanted.get("restart") == "no", "healthcheck" in wanted)
+        folders |= {f.path: f for f in _folders(wanted, needs.get("owner")) if f.owner or f.path not in folders}
+        ports += [port.rpartition(":")[0] for port in wanted.get("ports", [])]
+    files["docker-compose.yaml"] = File(_compose(settings, texts).encode())
+    return Stack(settings, files, list(folders.values()), services, ports)
+
+
+@cache
+def service_names() -> tuple[str, ...]:
+    """Every service there is a template for, core and optional."""
+    return tuple(sorted(path.name.removesuffix(".yaml.j2") for path in (TEMPLATES / "services").glob("*.yaml.j2")))
+
+
+def _variables(settings: Settings) -> dict[str, Any]:
+    return {
+        "project": settings.knobs.project,
+        "release": settings.release,
+        "setting": settings,
+        "https": settings["NGINX_HTTPS_ENABLED"].lower() == "true",
+        "databases": [name for name in DATABASES if name in service_names()],
+        "env": lambda name, default=None: _env(settings, name, default),
+        "image": lambda name: reference(settings, IMAGE_OF.get(name) or name),
+    }
+
+
+def _env(settings: Settings, name: str, default: str | None = None) -> str:
+    """A setting as Compose reads it from .env; a secret has no default, so that a published one can never run."""
+    if not is_secret(name):
+        fallback = _release_default(settings, name) if default is None else default
+        return json.dumps(f"${{{name}:-{fallback}}}")
+    return json.dumps(f"${{{name}:?is missing in .env}}" if settings.values.get(name) else f"${{{name}:-}}")
+
+
+def _release_default(settings: Settings, name: str) -> str:
+    setting = settings.release.settings.get(name)
+    return setting.default if setting else ""
+
+
+def _configuration(settings: Settings) -> dict[str, File]:
+    """All files but the Compose file: laid out below templates/ as on the host."""
+    files = {".env": File(dotenv.write(settings).encode(), 0o600), REQUIREMENTS: File(b"", keep=True)}
+    for path in sorted(TEMPLATES.rglob("*.j2")):
+        name = path.relative_to(TEMPLATES).as_posix().removesuffix(".j2")
+        if name != "docker-compose.yaml" and not name.startswith("services/"):
+            text = _environment().get_template(f"{name}.j2").render(_variables(settings))
+            secret = any(value in text for value in settings.secrets)
+            files[name] = File(text.encode(), 0o600 if secret else 0o644)
+    return files
+
+
+def _service_text(settings: Settings, name: str) -> str:
+    return _environment().get_template(f"services/{name}.yaml.j2").render(_variables(settings)).lstrip("\n")
+
+
+def _compose(settings: Settings, texts: Mapping[str, str]) -> str:
+    extra = [name for name in settings.values if name not in settings.release.settings]
+    shared = [setting.name for setting in settings.release.settings.values() if setting.shared]
+    return (
+        _environment()
+        .get_template("docker-compose.yaml.j2")
+        .render(
+            _variables(settings),
+            shared_settings=shared + extra,
+            services="\n".join(indent(text, "  ") for text in texts.values()),
+        )
+    )
+
+
+def _folders(block: Mapping[str, Any], owner: int | None) -> list[Folder]:
+    sources = (volume.split(":")[0] for volume in block.get("volumes", []))
+    return [Folder(source[2:], owner) for source in sources if source.startswith("./volumes/")]
+
+
+def _digest(block: Mapping[str, Any], files: Mapping[str, File]) -> str:
+    """One word for all that a container depends on: its resolved block and the files mounted into it."""
+    mounts = tuple(v.split(":")[0].removeprefix("./") + "/" for v in block.get("volumes", []))
+    mounted = {
+        path: [file.sha256, file.mode] for path, file in files.items() if path.startswith(mounts) and not file.keep
+    }
+    return sha256(json.dumps([block, mounted], sort_keys=True).encode()).hexdigest()[:16]
