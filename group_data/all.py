@@ -1,0 +1,72 @@
+"""Every knob of the deployment with its default.
+
+Change one here for all hosts, in group_data/<group>.py for some, in the inventory for one host.
+Dify's own settings (LOG_LEVEL, S3_BUCKET_NAME, ...) go into .env, env/<group>.env and env/<host>.env instead.
+"""
+
+from tasks.connection import transport
+from tasks.inventory import refuse_no_hosts
+
+refuse_no_hosts()
+
+# --- What is deployed ---
+
+# The release: a folder below stack/releases/.
+dify_version = "1.11.4"
+# Where configuration and data lie on the host.
+root = "/opt/dify"
+# Compose project: names containers, networks and volumes, so that two instances fit on one host.
+project = "dify"
+# Compose profiles to bring up besides those that VECTOR_STORE and DB_TYPE need.
+profiles: list[str] = []
+
+# --- Images ---
+
+# Another image for a service: {"nginx": "nginx:1.29.1"}. The release's own stand in stack/releases/<version>/images.yaml.
+images: dict[str, str] = {}
+# Mirrors of registries: {"docker.io": "registry.example.com/hub", "quay.io": ...}, or one string for all of them.
+image_registry: str | dict[str, str] = {}
+# {"registry.example.com": {"username": ..., "password": os.environ["REGISTRY_PASSWORD"]}}
+registry_login: dict[str, dict[str, str]] = {}
+
+# --- Docker on the host ---
+
+# Where Docker comes from when it is missing. "docker": Docker's own repository, the only way on Debian 11 and 12, RHEL,
+# Rocky and Alma. "distro": the system's packages. "present": it is there, leave it alone.
+docker_source = "docker"
+# Docker's package repository, or a mirror of it.
+docker_repository = "https://download.docker.com/linux"
+# Of one container's log file, and how many of them are kept: without limits, logs fill the disk.
+docker_log_max_size = "50m"
+docker_log_max_file = 3
+# Mirrors of docker.io that dockerd tries first: ["https://mirror.example.com"]
+docker_registry_mirrors: list[str] = []
+# Registries without TLS: ["registry.lan:5000"]
+docker_insecure_registries: list[str] = []
+# How dockerd reaches registries: {"http": ..., "https": ..., "no_proxy": ...}
+docker_proxy: dict[str, str] = {}
+# When 172.17.0.0/12 is in use around the host: [{"base": "10.201.0.0/16", "size": 24}]
+docker_address_pools: list[dict[str, str | int]] = []
+
+# --- What a host must have ---
+
+# Dify's own minimum. A machine sold with 4 GiB shows a little less, which is accepted.
+min_cpus = 2
+min_memory = "4GiB"
+# Free below `root` and below Docker's data root before the first deploy; a tenth of it for each later one.
+min_disk_root = "5GiB"
+min_disk_docker = "10GiB"
+
+# --- Behaviour ---
+
+# Seconds until Dify must answer after a start.
+answer_timeout = 300
+# Names in .env that this release does not know and that shall reach the api's containers all the same.
+allow_unknown_settings: list[str] = []
+
+# --- Connection ---
+
+# Every step needs root; harmless when ssh_user is root.
+_sudo = True
+# No pause of 40 ms for each command, and a keepalive during long pulls.
+ssh_paramiko_connect_kwargs = {"transport_factory": transport}

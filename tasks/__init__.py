@@ -1,0 +1,1 @@
+"""The steps of the deployment: each module has its fact, its operation and its step."""

@@ -1,0 +1,148 @@
+"""The configuration files: one look at all of them, one send of what differs, checked by the programs that read them."""
+
+from __future__ import annotations
+
+import tarfile
+import time
+from base64 import b64decode, encodebytes
+from collections.abc import Generator, Mapping
+from difflib import unified_diff
+from io import BytesIO
+from pathlib import PurePosixPath
+
+from pyinfra import host, state
+from pyinfra.api import FactBase, StringCommand, operation
+
+from stack import dotenv
+from stack.render import File, Stack
+from stack.secrets import is_secret, mask
+from tasks.commands import MaskedCommand, private_look, script
+
+Found = dict[str, tuple[str, str]]
+
+LOOK = r"""
+cd "$root" 2>/dev/null || exit 0
+for path; do test -f "$path" && echo "$(stat -c '%a %u:%g' "$path") $(sha256sum < "$path" | cut -d' ' -f1) $path"; done
+true
+"""
+READ = r'cd "$root"; for path; do test -f "$path" && echo "$path $(base64 -w 0 < "$path")"; done; true'
+
+# The whole set is staged beside the old one and checked as a whole; only what differs is then moved, file by file.
+PUT = r"""
+set -e; umask 077; mkdir -p -m 755 "$root"; cd "$root"
+if test "$first" = yes && test -e .env; then
+    echo "$root/.env appeared during this run: somebody else deploys at the same time. Run this again." >&2; exit 1
+fi
+rm -rf .staged; mkdir .staged; trap 'rm -rf "$root/.staged"' EXIT
+base64 -d | tar -xzp --numeric-owner -C .staged
+refused() { echo "$1 refuses the new configuration; nothing was replaced, what ran before runs on." >&2; exit 1; }
+docker compose --project-directory . --file .staged/docker-compose.yaml --env-file .staged/.env config --quiet ||
+    refused "docker compose"
+mkdir -p nginx/ssl .staged/nginx/ssl volumes/certbot/conf
+one_off() { docker run --rm --network none --pull never "$@" >.staged/.said 2>&1 || { cat .staged/.said >&2; return 1; }; }
+if test -n "$nginx"; then
+    one_off --volume "$root/.staged/nginx:/etc/nginx/dify:ro" --volume "$root/nginx/ssl:/etc/nginx/dify/ssl:ro" \
+        --volume "$root/volumes/certbot/conf:/etc/letsencrypt:ro" --entrypoint nginx \
+        "$nginx" -t -c /etc/nginx/dify/nginx.conf || refused "nginx -t"
+fi
+if test -n "$squid"; then
+    one_off --volume "$root/.staged/ssrf_proxy:/etc/squid/dify:ro" --user 13:13 --entrypoint squid \
+        "$squid" -k parse -f /etc/squid/dify/squid.conf || refused "squid -k parse"
+fi
+for path; do
+    case $path in */*) mkdir -p -m 755 "${path%/*}"; chmod a+rx "${path%%/*}" ;; esac
+    mv -fT ".staged/$path" "$path"
+done
+"""
+
+
+class Lying(FactBase[Found]):
+    """{path below root: ("mode uid:gid", sha256)} of those of the wanted files that are there."""
+
+    default = dict
+
+    def command(self, root: str, paths: list[str]) -> StringCommand:
+        return StringCommand(script(LOOK, *paths, root=root))
+
+    def process(self, output: list[str]) -> Found:
+        rows = (line.split(" ", 3) for line in output)
+        return {path: (f"{mode} {owner}", digest) for mode, owner, digest, path in rows}
+
+
+def differing(found: Found, wanted: Mapping[str, File]) -> list[str]:
+    """The paths of the wanted files that are missing or other than wanted."""
+    return [
+        path
+        for path, file in wanted.items()
+        if path not in found or (not file.keep and found[path] != (f"{file.mode:o} 0:0", file.sha256))
+    ]
+
+
+def archive(files: Mapping[str, File]) -> str:
+    """The files as a base64-encoded tar for stdin: root's, with their modes from the first byte."""
+    buffer = BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for folder in sorted({str(p) for path in files for p in PurePosixPath(path).parents} - {"."}):
+            entry = tarfile.TarInfo(folder)
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(entry)
+        for path, file in sorted(files.items()):
+            entry = tarfile.TarInfo(path)
+            entry.mode, entry.size, entry.mtime = file.mode, len(file.data), int(time.time())
+            tar.addfile(entry, BytesIO(file.data))
+    return encodebytes(buffer.getvalue()).decode()
+
+
+@operation()
+def configuration(stack: Stack) -> Generator[StringCommand, None, None]:
+    """Every configuration file lies on the host as rendered.
+
+    + stack: what was rendered
+    """
+    root = stack.settings.knobs.root
+    found = host.get_fact(Lying, root=root, paths=list(stack.files))
+    changed = differing(found, stack.files)
+    if not changed:
+        host.noop(f"the files below {root} are as wanted")
+        return
+    _announce(stack, found, changed)
+
+    def image(service: str, folder: str) -> str:
+        concerned = service in stack.services and any(path.startswith(folder) for path in changed)
+        return stack.services[service].image if concerned else ""
+
+    put = script(
+        PUT,
+        *changed,
+        root=root,
+        first="no" if ".env" in found else "yes",
+        nginx=image("nginx", "nginx/"),
+        squid=image("ssrf_proxy", "ssrf_proxy/"),
+    )
+    yield MaskedCommand(put, secrets=stack.settings.secrets, _stdin=archive(stack.files))
+
+
+def _announce(stack: Stack, found: Found, changed: list[str]) -> None:
+    """Say once what will be written: in the plan, or in the run where there was no plan."""
+    if state.is_executing and state.should_check_for_changes():
+        return
+    for path in changed:
+        host.log(f"{path}: {'differs' if path in found else 'new'}")
+    if state.config.DIFF:
+        for line in _diff(stack, [path for path in changed if path in found]):
+            host.log(line)
+
+
+def _diff(stack: Stack, paths: list[str]) -> list[str]:
+    """A unified diff of the files that would be replaced, secrets of both sides masked."""
+    look = private_look(state, host, StringCommand(script(READ, ".env", *paths, root=stack.settings.knobs.root)))
+    old = {
+        path: b64decode(data).decode(errors="replace") for path, _, data in (s.partition(" ") for s in look.split("\n"))
+    }
+    secret = [v for n, v in dotenv.read(old.get(".env", "")).items() if is_secret(n)] + stack.settings.secrets
+    lines: list[str] = []
+    for path in paths:
+        new = stack.files[path].data.decode()
+        diff = unified_diff(old.get(path, "").splitlines(), new.splitlines(), f"{path} (host)", path, lineterm="")
+        lines += [mask(line, secret) for line in diff]
+    return lines

@@ -1,0 +1,126 @@
+"""Proof that Dify answers: every container well, and the right answers through nginx."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+
+import gevent
+from pyinfra import host, state
+from pyinfra.api import FactBase, StringCommand, operation
+
+from stack.render import Stack
+from tasks.commands import MaskedCommand, script
+from tasks.compose import Containers
+
+PAUSE = 2  # seconds between two looks
+SAY_AGAIN = 15  # seconds after which unchanged waiting is mentioned again
+
+# /console/api/setup goes through nginx and the api to the database, / through nginx to the web server.
+LOOK = r"""
+answer() { curl --silent --show-error --max-time 10 --noproxy '*' --insecure "$@" 2>&1; }
+echo "setup $(answer --write-out ' %{http_code}' "$url/console/api/setup" | tr -d '\n')"
+echo "page $(answer --output /dev/null --write-out '%{http_code}' "$url/")"
+echo "address $(ip -4 route get 192.0.2.1 2>/dev/null | sed -n 's/.* src \([0-9.]*\).*/\1/p')"
+"""
+CHECKS = """\
+{{index .Config.Labels "com.docker.compose.service"}}: {{.State.Status}}\
+{{with .State.Health}}, {{.Status}}{{range .Log}}{{if .ExitCode}}
+  check: {{.Output}}{{end}}{{end}}{{end}}"""
+REPORT = r"""
+for id; do
+    docker inspect --format "$format" "$id" | tail -n 8
+    echo "the last 50 lines of its log:"; docker logs --tail 50 "$id" 2>&1
+done >&2
+echo "$verdict" >&2
+exit 1
+"""
+
+
+class Answer(FactBase[dict[str, str]]):
+    """What comes back through nginx: {"setup": body and status, "page": status, "address": of the host}"""
+
+    default = dict
+
+    def command(self, url: str) -> StringCommand:
+        return StringCommand(script(LOOK, url=url))
+
+    def process(self, output: list[str]) -> dict[str, str]:
+        return {key: value for key, _, value in (line.partition(" ") for line in output)}
+
+
+def wrong_answers(answer: dict[str, str]) -> list[str]:
+    """What is wrong with the two answers; empty when both are right."""
+    setup, page = answer.get("setup", ""), answer.get("page", "")
+    wrong = []
+    if not setup.endswith(" 200") or '"step"' not in setup:
+        wrong.append(f"/console/api/setup says {setup[-80:].strip() or 'nothing'}")
+    if page[:1] not in ("2", "3"):
+        wrong.append(f"/ says {page or 'nothing'}")
+    return wrong
+
+
+def local_url(port: str) -> str:
+    """How the host itself reaches the port that nginx is published at ("8080" or "127.0.0.1:8080")."""
+    address, _, number = port.rpartition(":")
+    return f"http://{address if address not in ('', '0.0.0.0', '[::]') else '127.0.0.1'}:{number}"
+
+
+@operation()
+def answers(stack: Stack) -> Generator[StringCommand, None, None]:
+    """Dify answers through nginx and all of its services are well. Changes nothing: it waits, and fails when time is up.
+
+    + stack: what runs
+    """
+    if not state.is_executing:
+        host.noop("looked at when all else is done")
+        return
+    deadline = time.monotonic() + stack.settings.knobs.answer_timeout
+    said, said_at = "", 0.0
+    while True:
+        unwell, wrong, answer = _look(stack)
+        if not unwell and not wrong:
+            _tell(stack, answer)
+            return
+        now = time.monotonic()
+        if now > deadline:
+            break
+        waiting = ", ".join([*unwell, *wrong])
+        if waiting != said or now - said_at > SAY_AGAIN:
+            said, said_at = waiting, now
+            host.log(f"waiting for {waiting}")
+        gevent.sleep(PAUSE)
+    # A proxy with no service behind it is silent itself, so its log is shown too.
+    ids = list(unwell.values()) or list(_ids(stack, "nginx", "api"))
+    verdict = f"Dify does not answer after {stack.settings.knobs.answer_timeout} s: {waiting}"
+    yield MaskedCommand(
+        script(REPORT, *filter(None, ids), verdict=verdict, format=CHECKS), secrets=stack.settings.secrets
+    )
+
+
+def _look(stack: Stack) -> tuple[dict[str, str], list[str], dict[str, str]]:
+    """({"service (status)": container id} of those that are not well, wrong answers, the answers)"""
+    project = stack.settings.knobs.project
+    found = {c.service: c for c in host.get_fact(Containers, project=project)}
+    unwell = {f"{name} (not there)": "" for name in stack.services if name not in found}
+    for name, container in found.items():
+        if name in stack.services and not container.is_well(stack.services[name]):
+            unwell[f"{name} ({container.health})"] = container.id
+    answer = host.get_fact(Answer, url=local_url(stack.ports[0]))
+    return unwell, wrong_answers(answer), answer
+
+
+def _ids(stack: Stack, *services: str) -> list[str]:
+    found = host.get_fact(Containers, project=stack.settings.knobs.project)
+    return [container.id for container in found if container.service in services]
+
+
+def _tell(stack: Stack, answer: dict[str, str]) -> None:
+    port = stack.ports[0].rpartition(":")[2]
+    url = f"http://{answer.get('address') or host.name}{'' if port == '80' else ':' + port}"
+    host.log(f"Dify {stack.settings.release.version} answers at {url}")
+    if "not_started" in answer["setup"]:
+        root = stack.settings.knobs.root
+        host.log(
+            f"make the first account at {url}/install; it asks for INIT_PASSWORD, which stands in {root}/.env on the host"
+        )

@@ -1,0 +1,171 @@
+"""Preflight, no impact yet: settings, templates and hosts of the whole inventory are checked before anything changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gevent
+from gevent.lock import BoundedSemaphore
+from pyinfra import host, state
+from pyinfra.api import DeployError, FactBase, StringCommand
+from pyinfra.api.host import Host
+from pyinfra.context import ctx_host
+
+from stack import dotenv, requirements, settings
+from stack.errors import InvalidError
+from stack.render import Stack, render
+from stack.requirements import Machine
+from stack.settings import Settings
+from tasks.commands import private_look, script
+from tasks.inventory import folder
+
+LOOK = r"""
+say() { printf '%s\t%s\n' "$1" "$2"; }
+. /etc/os-release
+say os_id "$ID"
+say os_version "${VERSION_ID:-}"
+say architecture "$(uname -m)"
+test -d /run/systemd/system && say systemd yes
+say cpus "$(nproc)"
+say memory_kib "$(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo)"
+# A container's limit: a VPS of this kind sees its machine's memory in /proc/meminfo.
+for limit in /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes; do
+    test -r $limit && say memory_limit "$(cat $limit)"
+done
+free_below() {
+    path=$1; while test ! -e "$path"; do path=$(dirname "$path"); done
+    df -Pk "$path" | awk 'NR == 2 {print $4}'
+}
+docker_root=/var/lib/docker
+if command -v docker >/dev/null; then
+    say client "$(docker --version 2>/dev/null)"
+    if found=$(docker info --format '{{.ServerVersion}} {{.DockerRootDir}}' 2>/dev/null); then
+        say engine "${found%% *}"
+        docker_root=${found#* }
+    fi
+    say compose "$(docker compose version --short 2>/dev/null)"
+    docker ps --filter "label=com.docker.compose.project=$project" --format '{{.Ports}}' 2>/dev/null |
+        tr ',' '\n' | sed -n 's/.*:\([0-9]*\)->.*/\1/p' | sort -u | while read -r port; do say own_port "$port"; done
+fi
+command -v docker-compose >/dev/null && say compose_v1 "$(docker-compose version --short 2>/dev/null)"
+command -v curl >/dev/null && say curl yes
+say docker_root "$docker_root"
+say disk_root_kib "$(free_below "$root")"
+say disk_docker_kib "$(free_below "$docker_root")"
+test -e "$root/docker-compose.yaml" && say deployed yes
+test -e "$root/.migrated" && say migrated yes
+for file in "$root"/volumes/db/data/PG_VERSION "$root"/volumes/db/data/*/PG_VERSION; do
+    test -e "$file" && say database yes && break
+done
+ss -Hltnp 2>/dev/null | while read -r _ _ _ address _ process; do say listener "$address $process"; done
+true
+"""
+
+
+class Found(FactBase[Machine]):
+    """What a host is and has."""
+
+    @staticmethod
+    def default() -> Machine:
+        return Machine()
+
+    def command(self, root: str, project: str) -> StringCommand:
+        return StringCommand(script(LOOK, root=root, project=project))
+
+    def process(self, output: list[str]) -> Machine:
+        found: dict[str, str] = {}
+        listeners, own_ports = [], []
+        for line in output:
+            key, _, value = line.partition("\t")
+            if key == "listener":
+                address, _, process = value.partition(" ")
+                listeners.append((address, process.split('"')[1] if '"' in process else ""))
+            elif key == "own_port":
+                own_ports.append(value)
+            elif value:
+                found[key] = value
+        return Machine(listeners=tuple(listeners), own_ports=tuple(own_ports), **_fields(found))
+
+
+def _fields(found: dict[str, str]) -> dict[str, Any]:
+    sizes = {name: int(found.pop(f"{name}_kib", 0)) * 1024 for name in ("memory", "disk_root", "disk_docker")}
+    limit = found.pop("memory_limit", "max")
+    if limit.isdigit():
+        sizes["memory"] = min(sizes["memory"], int(limit))
+    flags = {name: found.pop(name, "") == "yes" for name in ("systemd", "curl", "deployed", "migrated", "database")}
+    return {**sizes, **flags, "cpus": int(found.pop("cpus", 0)), **found}
+
+
+_only_once = BoundedSemaphore()
+_stacks: dict[str, Stack] = {}
+_refused: list[DeployError] = []
+
+
+def stack() -> Stack:
+    """What the current host shall get.
+
+    The first host to come here has all hosts looked at, rendered and checked; what is wrong with any of them is raised as
+    one DeployError with a line for each thing, before the first operation of the first host.
+    """
+    with _only_once:
+        if not _stacks and not _refused:
+            try:
+                _stacks.update(_check_all(state.inventory.get_active_hosts()))
+            except InvalidError as wrong:
+                _refused.append(DeployError("\n    ".join(["nothing was changed:", *wrong.lines])))
+    if _refused:
+        raise _refused[0]
+    return _stacks[host.name]
+
+
+def _check_all(hosts: list[Host]) -> dict[str, Stack]:
+    groups = {name: members for name, members in state.inventory.groups.items() if members}
+    settings.check_names(folder(), groups, [h.name for h in state.inventory])
+    # Without the hosts' secrets first: what is wrong here needs no host to be found out.
+    drafts = _each(hosts, lambda h: _settings(h, {}))
+    looks = _each(hosts, lambda h: _look(h, drafts[h.name]))
+    return _each(hosts, lambda h: _checked(h, *looks[h.name]))
+
+
+def _each(hosts: list[Host], job: Any) -> dict[str, Any]:
+    """The job's result for every host, done at once; raises InvalidError with the lines of all hosts that have some."""
+
+    def run(one: Host) -> Any:
+        with ctx_host.use(one):
+            try:
+                return job(one)
+            except InvalidError as wrong:
+                return wrong
+
+    jobs = {one.name: gevent.spawn(run, one) for one in hosts}
+    results = {name: job.get() for name, job in jobs.items()}
+    lines: dict[str, list[str]] = {}
+    for name, result in results.items():
+        for line in result.lines if isinstance(result, InvalidError) else []:
+            lines.setdefault(line, []).append(name)
+    if lines:
+        raise InvalidError(f"{', '.join(names)}: {line}" for line, names in lines.items())
+    return results
+
+
+def _settings(one: Host, kept: dict[str, str]) -> Settings:
+    return settings.load(one.name, one.data.dict(), one.groups, folder(), kept)
+
+
+def _look(one: Host, draft: Settings) -> tuple[Machine, str]:
+    knobs = draft.knobs
+    env_file = StringCommand(script('! test -e "$file" || cat "$file"', file=f"{knobs.root}/.env"))
+    machine = one.get_fact(Found, root=knobs.root, project=knobs.project)
+    try:
+        return machine, private_look(state, one, env_file)
+    except OSError as error:
+        raise InvalidError(f"{knobs.root}/.env on the host cannot be read: {error}") from None
+
+
+def _checked(one: Host, machine: Machine, env_file: str) -> Stack:
+    if not machine.os_id:
+        raise InvalidError("the host could not be looked at; what it answered stands above")
+    rendered = render(_settings(one, dotenv.read(env_file)))
+    if wrong := requirements.failures(machine, rendered, bool(env_file)):
+        raise InvalidError(wrong)
+    return rendered
