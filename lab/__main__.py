@@ -1,0 +1,181 @@
+"""The command line: `python -m lab --help`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+
+from lab import build, engine, home, hosts, network, registry
+from lab.home import LabError
+from lab.progress import bad, good, parallel_step, seconds, table
+
+_ABOUT = """\
+Throw-away hosts on this machine to deploy Dify to: containers that boot systemd and sshd and are reached by SSH,
+a registry on their network, and the images that they pull from it."""
+
+_EXAMPLES = """\
+examples:
+  python -m lab up                      one Debian 13 host, dify-1
+  python -m lab up --hosts 3            have dify-1, dify-2 and dify-3; those that run stay as they are
+  python -m lab ssh dify-1              log in as root (ops@dify-1: a user with sudo)
+  python -m lab ssh dify-1 docker ps    run one command
+  python -m lab down                    remove everything, images included
+
+Where no Docker engine answers, the lab starts its own (root on Debian) and stops it on `down`.
+DIFY_LAB_HOME names the folder for images and keys (default ~/.cache/dify-lab)."""
+
+_NEXT = """
+  pyinfra inventory.py deploy.py      deploy to them
+  python -m lab ssh HOST              log in
+  python -m lab down                  remove them"""
+
+
+def parser() -> argparse.ArgumentParser:
+    formatting = argparse.RawDescriptionHelpFormatter
+    top = argparse.ArgumentParser("python -m lab", description=_ABOUT, epilog=_EXAMPLES, formatter_class=formatting)
+    top.set_defaults(action=lambda _: top.print_help())
+    commands = top.add_subparsers(title="commands", metavar="COMMAND")
+    _up_arguments(commands.add_parser("up", help="have hosts, registry and images; what is there stays"))
+    _down_arguments(commands.add_parser("down", help="remove all of it; stop the engine if the lab started it"))
+    commands.add_parser("status", help="engine, registry, images and hosts").set_defaults(action=_status)
+    _ssh_arguments(commands.add_parser("ssh", help="log in to a host, or run one command there"))
+    images = commands.add_parser("images", help="build the images that have changed and push them")
+    images.set_defaults(action=_images)
+    return top
+
+
+def _up_arguments(up: argparse.ArgumentParser) -> None:
+    up.add_argument("--hosts", type=_count, default=1, metavar="N", help="how many: dify-1 to dify-N (default 1)")
+    up.add_argument("--os", default="trixie", metavar="SUITE", help="Debian by code name: trixie (default), bookworm")
+    choice = up.add_argument("--images", choices=["lab", "upstream"], default="lab")
+    choice.help = "lab (default): built here, stand-ins among them; upstream: the real ones, pulled from the internet"
+    up.set_defaults(action=_up)
+
+
+def _down_arguments(down: argparse.ArgumentParser) -> None:
+    down.add_argument("--keep-images", action="store_true", help="leave the images, so that the next `up` is quick")
+    down.set_defaults(action=_down)
+
+
+def _ssh_arguments(ssh: argparse.ArgumentParser) -> None:
+    ssh.add_argument("host", metavar="[USER@]HOST")
+    ssh.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND")
+    ssh.set_defaults(action=_ssh)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text} is not a number of hosts")
+    return int(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    chosen = parser().parse_args(arguments)
+    try:
+        chosen.action(chosen)
+    except LabError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+# The commands
+
+
+def _up(chosen: argparse.Namespace) -> None:
+    started = time.monotonic()
+    names = [f"dify-{number}" for number in range(1, chosen.hosts + 1)]
+    for host in hosts.hosts() if engine.answers() else []:
+        if host.name in names:
+            hosts.demand(host, chosen.os, chosen.images)
+    hosts.prepare(chosen.os)
+    if chosen.images == "lab":
+        build.publish()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda name: _create(name, chosen), names))
+    print(f"The lab is up ({seconds(time.monotonic() - started)}).\n")
+    _print_hosts()
+    print(_NEXT)
+
+
+def _create(name: str, chosen: argparse.Namespace) -> None:
+    there = hosts.find(name)
+    quiet = there and there.state == "running"
+    with nullcontext() if quiet else parallel_step(f"host {name}: boot {chosen.os}"):
+        hosts.create(name, suite=chosen.os, images=chosen.images)
+
+
+def _down(chosen: argparse.Namespace) -> None:
+    engine.revive()
+    if engine.answers():
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda host: hosts.destroy(host.name), hosts.hosts()))
+        registry.down(keep_images=chosen.keep_images)
+        network.down()
+        if not chosen.keep_images and not engine.own():
+            build.remove_images()
+    engine.down()
+    home.release(home.HOME, keep=["engine"] if chosen.keep_images else [])
+    print("The lab is down.")
+
+
+def _status(_: argparse.Namespace) -> None:
+    if not engine.answers():
+        print("No lab here: python -m lab up")
+        return
+    version = engine.get("/version")["Version"]
+    whose = "the lab's own" if engine.own() else "this machine's"
+    print(f"Engine\n  Docker {version}, {whose}, {engine.url()}")
+    found = registry.container()
+    where = f"127.0.0.1:{registry.push_port()}, for the hosts {registry.ADDRESS}" if found else "not running"
+    print(f"Registry\n  {where}\nImages for the hosts")
+    print(table(_image_rows() if found else []))
+    print("Hosts")
+    _print_hosts()
+
+
+def _image_rows() -> list[tuple[str, ...]]:
+    """Name, kind and origin of what hosts pull."""
+    prefix = registry.push_name("")
+    found = {name: image.labels for name, image in sorted(build.local_images().items()) if name.startswith(prefix)}
+    return [
+        (name.removeprefix(prefix), labels.get("dify.lab.image-kind", ""), labels.get("dify.lab.image-of", ""))
+        for name, labels in found.items()
+    ]
+
+
+def _print_hosts() -> None:
+    there = hosts.hosts()
+    print(table([_host_row(host) for host in there]))
+    for line in {hosts.limits(host) for host in there} - {None}:
+        print(f"  Note: {line}.")
+
+
+def _host_row(host: hosts.Host) -> tuple[str, ...]:
+    state = good(host.state) if host.state == "running" else bad(host.state)
+    return host.name, state, host.suite, host.address, f"ssh 127.0.0.1:{host.ssh_port}", f"images: {host.images}"
+
+
+def _ssh(chosen: argparse.Namespace) -> None:
+    user, _, name = chosen.host.rpartition("@")
+    command = ["--", *chosen.words] if chosen.words else []
+    words = hosts.get(name).ssh(*command, user=user or "root")
+    os.execvp(words[0], words)
+
+
+def _images(_: argparse.Namespace) -> None:
+    engine.up()
+    build.publish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

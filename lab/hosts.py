@@ -1,0 +1,330 @@
+"""Throw-away hosts: containers that boot systemd and sshd, reached by SSH on 127.0.0.1.
+
+The engine's containers with the label `dify.lab=host` are the only record of them.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lab import engine, network
+from lab.home import KEY, KNOWN_HOSTS, LabError, lock
+
+_FOLDER = Path(__file__).resolve().parent / "host"
+_FIRST_SSH_PORT = 2200
+#: Seconds for a boot; three are usual.
+_PATIENCE = 90
+
+#: Every capability but SYS_RESOURCE, PERFMON, BPF and CHECKPOINT_RESTORE, which this machine may lack itself.
+_ALLOWED = """
+    AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SUSPEND CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID IPC_LOCK
+    IPC_OWNER KILL LEASE LINUX_IMMUTABLE MAC_ADMIN MAC_OVERRIDE MKNOD NET_ADMIN NET_BIND_SERVICE NET_BROADCAST NET_RAW
+    SETFCAP SETGID SETPCAP SETUID SYSLOG SYS_ADMIN SYS_BOOT SYS_CHROOT SYS_MODULE SYS_NICE SYS_PACCT SYS_PTRACE
+    SYS_RAWIO SYS_TIME SYS_TTY_CONFIG WAKE_ALARM
+"""
+CAPABILITIES = _ALLOWED.split()
+
+
+@dataclass(frozen=True)
+class Host:
+    """One lab host.
+
+    + address: on the lab's network, reachable from this machine and from the other hosts; kept over a reboot
+    + ssh_port: on 127.0.0.1; kept over a reboot
+    + images: `lab` (pulled from the lab's registry) or `upstream`
+    + state: as Docker says it: running, exited, ...
+    + privileged: whether it may do all that a machine may (else: `limits`)
+    """
+
+    name: str
+    id: str
+    address: str
+    ssh_port: int
+    suite: str
+    images: str
+    state: str
+    privileged: bool
+
+    @property
+    def known_hosts(self) -> Path:
+        return KNOWN_HOSTS / self.name
+
+    def data(self) -> dict[str, Any]:
+        """What pyinfra has to know to connect; the key of the host is really checked."""
+        return {
+            "ssh_hostname": "127.0.0.1",
+            "ssh_port": self.ssh_port,
+            "ssh_user": "root",
+            "ssh_key": str(KEY),
+            "ssh_known_hosts_file": str(self.known_hosts),
+            "ssh_strict_host_key_checking": "yes",
+            "ssh_config_file": "/dev/null",  # a `Host *` of the person's own must not lead elsewhere
+        }
+
+    def ssh(self, *words: str, user: str = "root") -> list[str]:
+        """The ssh command to this host, followed by `words`."""
+        options = ["IdentitiesOnly=yes", "StrictHostKeyChecking=yes", f'UserKnownHostsFile="{self.known_hosts}"']
+        flags = [flag for option in (*options, "LogLevel=ERROR", "ConnectTimeout=10") for flag in ("-o", option)]
+        return ["ssh", "-F", "/dev/null", *flags, "-i", str(KEY), "-p", str(self.ssh_port), f"{user}@127.0.0.1", *words]
+
+    def run(self, command: str, *, user: str = "root", stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a shell command on the host over SSH; a failing one raises nothing."""
+        source = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
+        words = self.ssh("--", command, user=user)
+        return subprocess.run(words, text=True, capture_output=True, check=False, **source)
+
+
+# Which hosts there are
+
+
+def hosts() -> list[Host]:
+    """All hosts of the lab, by name, running or not."""
+    found = engine.get("/containers/json", all="1", filters={"label": ["dify.lab=host"]})
+    return sorted(map(_host, found), key=lambda host: natural(host.name))
+
+
+def find(name: str) -> Host | None:
+    return next((host for host in hosts() if host.name == name), None)
+
+
+def get(name: str) -> Host:
+    if host := find(name):
+        return host
+    there = ", ".join(host.name for host in hosts()) or "none"
+    raise LabError(f"no lab host {name} (there: {there})")
+
+
+def _host(container: dict[str, Any]) -> Host:
+    labels = container["Labels"]
+    return Host(
+        name=labels["dify.lab.host"],
+        id=container["Id"],
+        address=labels["dify.lab.address"],
+        ssh_port=int(labels["dify.lab.ssh-port"]),
+        suite=labels["dify.lab.suite"],
+        images=labels["dify.lab.images"],
+        state=container["State"],
+        privileged=labels.get("dify.lab.privileged") == "True",
+    )
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
+
+
+# Making one
+
+
+def create(
+    name: str,
+    *,
+    suite: str = "trixie",
+    images: str = "lab",
+    memory: str | None = None,
+    cpus: int | None = None,
+    options: Sequence[str] = (),
+) -> Host:
+    """Boot a host and wait until it can be worked with (about 3 s); a host of that name that is there stays.
+
+    + suite: Debian's code name
+    + images: `lab` or `upstream`: where its images will come from, for the inventory
+    + memory: as Docker writes it, such as `2g`; /proc/meminfo shows it too
+    + cpus: how many of this machine's processors it sees by `nproc`
+    + options: more arguments for `docker run`
+    """
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", name):
+        raise LabError(f"{name} is not a host name: lower case letters, digits and dashes")
+    if there := find(name) if engine.answers() else None:
+        demand(there, suite, images)
+        return there if there.state == "running" else start(name)
+    image = prepare(suite)
+    isolation = _isolation(image)
+    labels = {"dify.lab": "host", "dify.lab.host": name, "dify.lab.suite": suite, "dify.lab.images": images}
+    labels["dify.lab.privileged"] = str("--privileged" in isolation)
+    words = [*isolation, *_limits(memory, cpus), *options]
+    _run_in_free_slot(name, labels, words, image)
+    return _wait(name)
+
+
+def demand(host: Host, suite: str, images: str) -> None:
+    """A host that is there already must be the one that is asked for."""
+    if (host.suite, host.images) != (suite, images):
+        raise LabError(
+            f"{host.name} is there already, with --os {host.suite} --images {host.images}: "
+            "first python -m lab down --keep-images"
+        )
+
+
+def prepare(suite: str) -> str:
+    """Have all that a host of this suite needs; the name of its image."""
+    from lab import build  # only here: inventory.py imports this module on every pyinfra run
+
+    engine.up()
+    image = f"dify-lab/host:{suite}"
+    with lock(f"host-{suite}"):
+        build.ensure(build.Plan(_FOLDER, image, {"SUITE": suite}))
+    network.up()
+    return image
+
+
+def _run_in_free_slot(name: str, labels: dict[str, str], words: list[str], image: str) -> None:
+    """A slot is an SSH port and the address that goes with it. Another process may take it first: then the next."""
+    net = network.subnet()
+    for slot in _free_slots(name):
+        port, address = _FIRST_SSH_PORT + slot, str(net[256 + slot])
+        own = {**labels, "dify.lab.ssh-port": str(port), "dify.lab.address": address}
+        place = ["--publish", f"127.0.0.1:{port}:22", "--network", network.NAME, "--ip", address]
+        done = engine.docker("run", *_common(name, own), *place, *words, image, check=False)
+        if done.returncode == 0:
+            return
+        if "is already in use by container" not in done.stderr:
+            engine.docker("rm", "--force", "--volumes", name, check=False)
+        if not re.search(r"port is already allocated|address already in use", done.stderr, re.IGNORECASE):
+            raise LabError(f"host {name}: {engine.last_line(done.stderr)}")
+
+
+def _free_slots(name: str) -> Iterator[int]:
+    """The number in the name first: dify-2 is on port 2202 where that is free."""
+    taken = {host.ssh_port - _FIRST_SSH_PORT for host in hosts()}
+    numbered = re.search(r"-(\d{1,3})$", name)
+    preferred = [max(1, int(numbered[1]))] if numbered else []
+    for slot in (*preferred, *range(1, 65536 - _FIRST_SSH_PORT)):
+        if slot not in taken and not _listening(_FIRST_SSH_PORT + slot):
+            yield slot
+    raise LabError(f"no free port above {_FIRST_SSH_PORT} on 127.0.0.1 for one more host")
+
+
+def _listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _common(name: str, labels: dict[str, str]) -> list[str]:
+    words = ["--detach", "--name", name, "--hostname", name]
+    words += [word for key, value in labels.items() for word in ("--label", f"{key}={value}")]
+    words += ["--env", "container=docker", "--env", f"LAB_AUTHORIZED_KEY={_public_key()}"]
+    words += ["--tmpfs", "/run", "--tmpfs", "/tmp:exec", "--cgroupns", "private"]
+    # overlay2 on overlay2 does not work, so the engine inside keeps its data on this machine's own file system.
+    words += ["--volume", "/var/lib/docker", "--volume", "/var/lib/containerd"]
+    # `reboot` inside ends the container with an error: it comes back, as a machine does. `stop` keeps it off.
+    return [*words, "--restart", "on-failure"]
+
+
+def _limits(memory: str | None, cpus: int | None) -> list[str]:
+    words = []
+    if memory:
+        words += ["--memory", memory, "--memory-swap", memory, "--env", f"LAB_MEMORY_KIB={kibibytes(memory)}"]
+    if cpus:
+        words += ["--cpuset-cpus", f"0-{cpus - 1}"]
+    return words
+
+
+def kibibytes(memory: str) -> int:
+    """`512m`, `2g` and so on, as Docker reads them, in KiB."""
+    found = re.fullmatch(r"(\d+)([bkmg]?)b?", memory.lower())
+    if not found:
+        raise LabError(f"{memory} is not an amount of memory; 2g or 512m are")
+    return int(found[1]) * {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3}[found[2]] // 1024
+
+
+def _isolation(image: str) -> list[str]:
+    return ["--privileged"] if _can_be_privileged(image) else unprivileged()
+
+
+def _can_be_privileged(image: str) -> bool:
+    """Not where this machine itself lacks a capability. A host that is there knows, else one try tells (0.4 s)."""
+    if known := hosts():
+        return known[0].privileged
+    done = engine.docker("run", "--rm", "--privileged", "--network", "none", image, "true", check=False)
+    return done.returncode == 0
+
+
+def unprivileged() -> list[str]:
+    """All of `--privileged` that systemd and a nested engine need."""
+    words = [f"--cap-add={capability}" for capability in CAPABILITIES]
+    words += [f"--security-opt={option}=unconfined" for option in ("seccomp", "apparmor", "systempaths")]
+    return [*words, "--device-cgroup-rule=a *:* rwm"]
+
+
+def limits(host: Host) -> str | None:
+    """What a host cannot do where the lab runs here, in one line."""
+    if host.privileged:
+        return None
+    return (
+        "this machine cannot give its hosts CAP_SYS_RESOURCE, so ulimits above its own fail there (OpenSearch's), "
+        "and IPVS (Swarm's virtual IPs) does not work"
+    )
+
+
+def _public_key() -> str:
+    with lock("key"):
+        if not KEY.exists():
+            words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "dify-lab", "-f", str(KEY)]
+            subprocess.run(words, check=True)
+    return KEY.with_suffix(".pub").read_text().strip()
+
+
+# Its life
+
+
+def _wait(name: str) -> Host:
+    """Until sshd answers, its keys are noted and systemd has finished the boot."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        host = get(name)
+        if host.state == "running" and _greets(host.ssh_port):
+            break
+        if host.state in ("exited", "restarting") or time.monotonic() > deadline:
+            log = engine.docker("logs", "--tail", "5", name, check=False)
+            raise LabError(
+                f"host {name} does not boot: {engine.last_line(log.stdout + log.stderr)} (docker logs {name})"
+            )
+        time.sleep(0.1)
+    _note_host_keys(host)
+    host.run("systemctl is-system-running --wait")
+    return host
+
+
+def _greets(port: int) -> bool:
+    """Docker's proxy accepts connections before sshd does, so only a banner counts."""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
+        return connection.recv(4) == b"SSH-"
+    return False
+
+
+def _note_host_keys(host: Host) -> None:
+    """One file a host, read through the engine, which cannot be somebody else's sshd."""
+    keys = engine.docker("exec", host.name, "sh", "-c", "cat /etc/ssh/ssh_host_*_key.pub").stdout
+    lines = [f"[127.0.0.1]:{host.ssh_port} {' '.join(key.split()[:2])}\n" for key in keys.splitlines()]
+    KNOWN_HOSTS.mkdir(parents=True, exist_ok=True)
+    host.known_hosts.write_text("".join(lines))
+
+
+def stop(name: str, *, power_cut: bool = False) -> None:
+    """Shut a host down; with `power_cut`, as if its power went."""
+    engine.docker("kill" if power_cut else "stop", *([] if power_cut else ["--time", "60"]), get(name).name)
+
+
+def start(name: str) -> Host:
+    engine.docker("start", get(name).name)
+    return _wait(name)
+
+
+def reboot(name: str) -> Host:
+    stop(name)
+    return start(name)
+
+
+def destroy(name: str) -> None:
+    """Remove a host and all its data; one that is not there is fine."""
+    if host := find(name):
+        engine.docker("rm", "--force", "--volumes", host.id)
+        host.known_hosts.unlink(missing_ok=True)

@@ -1,0 +1,3 @@
+"""The Celery application alone: a worker needs no Flask."""
+
+from stand_in.jobs import celery as celery

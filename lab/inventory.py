@@ -1,0 +1,31 @@
+"""The running lab hosts for inventory.py; nothing, and no error, where there is no lab."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lab import engine
+from lab import hosts as machines
+from lab.home import LabError
+
+#: Where hosts find the lab's images.
+_REGISTRY = "registry:5000"
+
+
+def hosts() -> list[tuple[str, dict[str, Any]]]:
+    """Name and data of each running lab host, as pyinfra's inventory wants them."""
+    if engine.url() is None:
+        return []
+    try:
+        return [(host.name, data(host)) for host in machines.hosts() if host.state == "running"]
+    except LabError:
+        return []  # a lab whose engine was stopped
+
+
+def data(host: machines.Host) -> dict[str, Any]:
+    """How to reach it, and where it gets Docker and the images from."""
+    found = {**host.data(), "docker_source": "distro"}
+    if host.images == "lab":
+        found["docker_insecure_registries"] = [_REGISTRY]
+        found["image_registry"] = {"docker.io": f"{_REGISTRY}/docker.io"}
+    return found
