@@ -1,0 +1,47 @@
+# The commands of this project; `make` alone explains them.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help deploy test lint unit lab-test bench lock clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(STAMP): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv --clear .venv || { echo "python3 cannot make a virtual environment: install python3-venv" >&2; exit 1; }
+	$(BIN)/pip install --quiet --require-hashes --requirement requirements.lock
+	@touch $@
+
+deploy: $(STAMP) ## Dify on the hosts of inventory.py; on a throw-away host of this machine while it names no other
+	@$(BIN)/python -m lab up --unless-named-in inventory.py
+	$(BIN)/pyinfra inventory.py deploy.py -y
+
+test: lint unit lab-test ## everything: lint, types, unit tests, tests on lab hosts
+
+lint: $(STAMP) ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+unit: $(STAMP) ## unit tests: seconds, no Docker
+	$(BIN)/pytest tests/unit
+
+lab-test: $(STAMP) ## tests on real hosts: containers on this machine that boot systemd and sshd
+	$(BIN)/python -m lab images
+	$(BIN)/pytest tests/lab --numprocesses $(WORKERS) --dist loadfile
+
+bench: $(STAMP) ## what a converged run costs: SSH commands, seconds, memory
+	$(BIN)/python -m tests.bench
+
+lock: ## write requirements.lock anew from pyproject.toml (needs uv)
+	uv pip compile --quiet --universal --generate-hashes --python-version 3.10 --no-header --no-emit-index-url \
+		--group dev pyproject.toml --output-file requirements.lock
+
+clean: ## remove the lab, the environment and what tools left
+	@test ! -e $(STAMP) || $(BIN)/python -m lab down
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build pyinfra-debug.log
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
