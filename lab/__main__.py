@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import runpy
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from pathlib import Path
 
 from lab import build, engine, home, hosts, network, registry
 from lab.home import LabError
@@ -54,6 +56,9 @@ def _up_arguments(up: argparse.ArgumentParser) -> None:
     up.add_argument("--os", default="trixie", metavar="SUITE", help="Debian by code name: trixie (default), bookworm")
     choice = up.add_argument("--images", choices=["lab", "upstream"], default="lab")
     choice.help = "lab (default): built here, stand-ins among them; upstream: the real ones, pulled from the internet"
+    up.add_argument(
+        "--unless-named-in", type=Path, metavar="FILE", help="do nothing where this inventory names hosts of your own"
+    )
     up.set_defaults(action=_up)
 
 
@@ -92,6 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _up(chosen: argparse.Namespace) -> None:
+    if chosen.unless_named_in and (own := _own_groups(chosen.unless_named_in)):
+        print(f"{chosen.unless_named_in} names hosts of your own ({', '.join(own)}): no lab is needed.")
+        return
     started = time.monotonic()
     names = [f"dify-{number}" for number in range(1, chosen.hosts + 1)]
     for host in hosts.hosts() if engine.answers() else []:
@@ -105,6 +113,17 @@ def _up(chosen: argparse.Namespace) -> None:
     print(f"The lab is up ({seconds(time.monotonic() - started)}).\n")
     _print_hosts()
     print(_NEXT)
+
+
+def _own_groups(inventory: Path) -> list[str]:
+    """The groups of an inventory that are not the lab's."""
+    try:
+        found = runpy.run_path(str(inventory))
+    except OSError as error:
+        raise LabError(f"{inventory} cannot be read: {error}") from None
+    return [
+        name for name, value in found.items() if name != "lab" and name[0] != "_" and isinstance(value, list) and value
+    ]
 
 
 def _create(name: str, chosen: argparse.Namespace) -> None:
