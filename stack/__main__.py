@@ -46,14 +46,23 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _render(options: argparse.Namespace) -> None:
-    kept = dotenv.read(options.secrets.read_text()) if options.secrets else {}
+    kept = _read(options.secrets) if options.secrets else {}
     hosts = _hosts(options.inventory)
     if options.host and options.host not in hosts:
         raise InvalidError(f"--host {options.host}: not in {options.inventory}; there are {', '.join(hosts) or 'none'}")
+    folder = options.inventory.parent.resolve()
+    settings.check_names(folder, {group for _, groups in hosts.values() for group in groups}, hosts)
     for name, (data, groups) in hosts.items():
         if options.host in (None, name):
-            wanted = settings.load(name, data, groups, options.inventory.parent.resolve(), kept, fresh=False)
+            wanted = settings.load(name, data, groups, folder, kept, fresh=False)
             _write(render(wanted), options.out / name)
+
+
+def _read(file: Path) -> dict[str, str]:
+    try:
+        return dotenv.read(file.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidError(f"--secrets {file}: cannot be read: {error}") from None
 
 
 def _hosts(inventory: Path) -> dict[str, tuple[dict[str, Any], list[str]]]:

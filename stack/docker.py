@@ -91,6 +91,8 @@ def install_script(os_id: str, knobs: Knobs) -> str:
     """A shell script that installs Docker Engine, Compose and curl; it ends with 1 and one line when it cannot."""
     system = SYSTEMS[os_id]
     if knobs.docker_source == "distro":
+        if os_id == "amzn":
+            return _dnf_amazon()
         return _apt_distro(system.distro) if system.manager == "apt" else _dnf(system.distro)
     if system.manager == "apt":
         return _apt_docker(f"{knobs.docker_repository}/{system.upstream}")
@@ -116,6 +118,7 @@ def _apt_distro(packages: tuple[str, ...]) -> str:
     return APT + dedent(f"""\
         candidate() {{ apt-cache policy "$1" | sed -n 's/^ *Candidate: //p'; }}
         newest=$(candidate docker.io)
+        test "$newest" != '(none)' || newest=
         dpkg --compare-versions "${{newest:-0}}" ge {MIN_ENGINE} || {{
             echo "docker.io ${{newest:-(none)}} of this system is older than {MIN_ENGINE}: set docker_source = \\"docker\\"" >&2
             exit 1
@@ -151,6 +154,22 @@ def _dnf(packages: tuple[str, ...]) -> str:
     # --allowerasing would swap curl-minimal for curl; the command curl is there with either.
     return dedent(f"""\
         dnf -q -y install {" ".join(packages)}
+        command -v curl >/dev/null || dnf -q -y install curl
+        """)
+
+
+def _dnf_amazon() -> str:
+    """Amazon Linux has Docker, but not always Compose: found out before anything is installed."""
+    return dedent("""\
+        plugin=
+        if ! ls /usr/l*/docker/cli-plugins/docker-compose /usr/local/lib/docker/cli-plugins/docker-compose >/dev/null 2>&1; then
+            plugin=docker-compose-plugin
+            dnf -q list --available $plugin >/dev/null 2>&1 || {
+                echo "no package $plugin here: put Docker's Compose plugin into /usr/local/lib/docker/cli-plugins first" >&2
+                exit 1
+            }
+        fi
+        dnf -q -y install docker $plugin
         command -v curl >/dev/null || dnf -q -y install curl
         """)
 

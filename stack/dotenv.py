@@ -6,7 +6,7 @@ import re
 from io import StringIO
 from typing import TYPE_CHECKING
 
-from dotenv import dotenv_values
+from dotenv.parser import Binding, parse_stream
 
 if TYPE_CHECKING:
     from stack.settings import Settings
@@ -15,6 +15,7 @@ HEADER = """\
 # What differs from the defaults of Dify {version}; all else stands in docker-compose.yaml.
 # Written by pyinfra. Secrets made for this host live here and nowhere else: back this file up.
 """
+IN_DOUBLE_QUOTES = re.compile(r"\s*(?:export\s+)?[^=]+?\s*=\s*\"")
 PLAIN = re.compile(r"[A-Za-z0-9_./:@,+=%-]+")
 
 
@@ -27,10 +28,10 @@ def write(settings: Settings) -> str:
 
 
 def quote(value: str) -> str:
-    """A value as Compose and python-dotenv both read it: plain, else in single quotes, else in double quotes."""
+    """A value as Compose reads it: plain, else in single quotes, else in double quotes with escapes."""
     if PLAIN.fullmatch(value):
         return value
-    if "'" not in value and "\\" not in value and "\n" not in value:
+    if not set("'\\\n") & set(value):
         return f"'{value}'"
     escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$").replace("\n", "\\n")
     return f'"{escaped}"'
@@ -38,4 +39,18 @@ def quote(value: str) -> str:
 
 def read(text: str) -> dict[str, str]:
     """What a .env of ours says; names without a value are left out."""
-    return {name: value for name, value in dotenv_values(stream=StringIO(text), interpolate=False).items() if value}
+    bindings = parse_stream(StringIO(text))
+    return {binding.key: value for binding in bindings if binding.key and (value := value_of(binding))}
+
+
+def value_of(binding: Binding) -> str | None:
+    r"""The value of one parsed line as Compose means it: python-dotenv leaves ``\$`` in double quotes as it is."""
+    if binding.value and IN_DOUBLE_QUOTES.match(binding.original.string):
+        return binding.value.replace("\\$", "$")
+    return binding.value
+
+
+def line_of(binding: Binding) -> int:
+    """The line that a parsed line begins in; python-dotenv counts from the empty lines before it."""
+    text = binding.original.string
+    return binding.original.line + text[: len(text) - len(text.lstrip())].count("\n")

@@ -16,6 +16,6 @@ class InvalidError(Exception):
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """``"; did you mean X?"`` for the known word nearest to a mistyped one, else an empty string."""
-    close = get_close_matches(word.upper(), {k.upper(): k for k in known}, n=1, cutoff=0.75)
-    by_upper = {k.upper(): k for k in known}
+    by_upper = {name.upper(): name for name in known}
+    close = get_close_matches(word.upper(), by_upper, n=1, cutoff=0.75)
     return f"; did you mean {by_upper[close[0]]}?" if close else ""

@@ -7,7 +7,7 @@ from stack.settings import Settings
 
 
 def reference(settings: Settings, service: str) -> str:
-    """The reference to pull: the operator's override as it stands, else the release's by way of `image_registry`."""
+    """The reference to pull: the operator's override, else the release's, at the mirror that `image_registry` names."""
     images, known = settings.knobs.images, settings.release.images
     for name in images:
         if name not in known:
@@ -19,7 +19,7 @@ def canonical(image: str) -> str:
     """The full name of an image: ``nginx:1.28.0`` is ``docker.io/library/nginx:1.28.0``."""
     first, slash, _ = image.partition("/")
     if slash and ("." in first or ":" in first or first == "localhost"):
-        return image
+        return image if first != "docker.io" else canonical(image.removeprefix("docker.io/"))
     return f"docker.io/{image}" if slash else f"docker.io/library/{image}"
 
 

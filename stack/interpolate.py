@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-NAME = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::[-?])?")
+NAME = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(:-|:\?|\?|(?=\}))")
 
 
 def interpolate(node: Any, values: Mapping[str, str]) -> Any:
@@ -33,8 +33,8 @@ def _text(text: str, values: Mapping[str, str]) -> str:
         if not match:
             raise ValueError(f"cannot interpolate {text!r}; write $$ for a dollar sign")
         end = _closing_brace(text, match.end())
-        fallback = text[match.end() : end] if match[0].endswith(":-") else ""
-        out.append(values.get(match[1]) or fallback)
+        fallback = text[match.end() : end] if match[2] == ":-" else ""
+        out.append(values.get(match[1]) or _text(fallback, values))
         at = end + 1
     return "".join([*out, text[at:]])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha256
@@ -16,7 +16,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError, TemplateSyntaxError
 
 from stack import dotenv
-from stack.errors import InvalidError
+from stack.errors import InvalidError, nearest
 from stack.images import reference
 from stack.interpolate import interpolate
 from stack.secrets import is_secret
@@ -106,10 +106,12 @@ def render(settings: Settings) -> Stack:
     """Render everything for one host; raises InvalidError for a template that fails or a file that is no valid YAML."""
     try:
         return _render(settings)
-    except (TemplateError, KeyError, ValueError) as error:
+    except (TemplateError, TypeError, KeyError, ValueError) as error:
         raise InvalidError(f"{_place(error)}: {_reason(error)}") from error
     except yaml.YAMLError as error:
-        raise InvalidError(f"docker-compose.yaml: the rendered file is no valid YAML: {error}") from error
+        raise InvalidError(
+            f"docker-compose.yaml: the rendered file is no valid YAML: {' '.join(str(error).split())}"
+        ) from error
 
 
 def _place(error: BaseException) -> str:
@@ -126,14 +128,15 @@ def _place(error: BaseException) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return f"no setting {error}" if isinstance(error, KeyError) else str(error)
+    return f"{error} is no setting of this release" if isinstance(error, KeyError) else str(error)
 
 
 def _render(settings: Settings) -> Stack:
     files = _configuration(settings)
     texts = {name: _service_text(settings, name) for name in service_names()}
     compose = yaml.load(_compose(settings, texts), yaml.CSafeLoader)
-    active = set(settings.values["COMPOSE_PROFILES"].split(","))
+    active = set(filter(None, settings.values["COMPOSE_PROFILES"].split(",")))
+    _refuse_unknown_profiles(compose["services"], settings.knobs.profiles)
     services: dict[str, Service] = {}
     folders: dict[str, Folder] = {}
     ports: list[str] = []
@@ -141,14 +144,24 @@ def _render(settings: Settings) -> Stack:
         needs = block.pop("x-host", {})
         wanted = interpolate(block, settings.values)
         digest = _digest(wanted, files)
-        texts[name] = X_HOST.sub("", texts[name]) + f"  labels:\n    {DIGEST_LABEL}: {digest}\n"
-        if not active.intersection(block.get("profiles", active)):
+        texts[name] = X_HOST.sub("", texts[name]) + f'  labels:\n    {DIGEST_LABEL}: "{digest}"\n'
+        if "profiles" in block and not active.intersection(block["profiles"]):
             continue
         services[name] = Service(wanted["image"], digest, wanted.get("restart") == "no", "healthcheck" in wanted)
         folders |= {f.path: f for f in _folders(wanted, needs.get("owner")) if f.owner or f.path not in folders}
         ports += [port.rpartition(":")[0] for port in wanted.get("ports", [])]
     files["docker-compose.yaml"] = File(_compose(settings, texts).encode())
     return Stack(settings, files, list(folders.values()), services, ports)
+
+
+def _refuse_unknown_profiles(blocks: Mapping[str, Any], wanted: Iterable[str]) -> None:
+    known = {profile for block in blocks.values() for profile in block.get("profiles", [])}
+    if lines := [
+        f"profiles: no service has the profile {name!r}; there are {', '.join(sorted(known))}{nearest(name, known)}"
+        for name in wanted
+        if name not in known
+    ]:
+        raise InvalidError(lines)
 
 
 @cache
@@ -178,8 +191,7 @@ def _env(settings: Settings, name: str, default: str | None = None) -> str:
 
 
 def _release_default(settings: Settings, name: str) -> str:
-    setting = settings.release.settings.get(name)
-    return setting.default if setting else ""
+    return "" if name in settings.knobs.allow_unknown_settings else settings.release.default(name)
 
 
 def _configuration(settings: Settings) -> dict[str, File]:
@@ -188,10 +200,22 @@ def _configuration(settings: Settings) -> dict[str, File]:
     for path in sorted(TEMPLATES.rglob("*.j2")):
         name = path.relative_to(TEMPLATES).as_posix().removesuffix(".j2")
         if name != "docker-compose.yaml" and not name.startswith("services/"):
-            text = _environment().get_template(f"{name}.j2").render(_variables(settings))
-            secret = any(value in text for value in settings.secrets)
-            files[name] = File(text.encode(), 0o600 if secret else 0o644)
+            reader = _Reader(settings)
+            text = _environment().get_template(f"{name}.j2").render(_variables(settings) | {"setting": reader})
+            files[name] = File(text.encode(), 0o600 if any(map(is_secret, reader.read)) else 0o644)
     return files
+
+
+class _Reader:
+    """The settings as a template sees them; notes which ones it read, to know whether its file holds a secret."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> str:
+        self.read.add(name)
+        return self._settings[name]
 
 
 def _service_text(settings: Settings, name: str) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pydantic import ByteSize
 
 from stack import docker
 from stack.render import Stack
+from stack.secrets import BOUND_TO_DATA
 from stack.settings import Knobs
 
 ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
@@ -44,12 +46,12 @@ class Machine:
     """(address:port, name of the process that listens there)"""
 
 
-def failures(machine: Machine, stack: Stack, has_env: bool) -> list[str]:
+def failures(machine: Machine, stack: Stack, kept: Mapping[str, str]) -> list[str]:
     """Everything that speaks against deploying here; empty when nothing does.
 
     machine: what was found.
     stack: what shall run.
-    has_env: whether the host's .env is there.
+    kept: what the host's own .env holds.
     """
     knobs = stack.settings.knobs
     return [
@@ -57,7 +59,7 @@ def failures(machine: Machine, stack: Stack, has_env: bool) -> list[str]:
         *_docker(machine),
         *_sizes(machine, knobs),
         *_ports(machine, stack.ports),
-        *_data(machine, stack, has_env),
+        *_data(machine, stack, kept),
     ]
 
 
@@ -71,22 +73,19 @@ def _system(machine: Machine, knobs: Knobs) -> Iterable[str]:
             yield 'docker_source = "present", but there is no Docker: install it, or set "docker" or "distro"'
         else:
             yield from docker.refusals(machine.os_id, machine.os_version, knobs)
-    elif not machine.curl and knobs.docker_source == "present":
+    elif not machine.curl and (knobs.docker_source == "present" or machine.os_id not in docker.SYSTEMS):
         yield "curl is missing: it asks Dify for an answer at the end; install it"
 
 
 def _docker(machine: Machine) -> Iterable[str]:
     if "podman" in machine.client.lower():
         yield "docker is Podman here: not supported; install Docker Engine"
-    elif machine.engine and not docker.new_enough(machine.engine, docker.MIN_ENGINE):
+        return
+    if machine.engine and not docker.new_enough(machine.engine, docker.MIN_ENGINE):
         yield f"Docker Engine {machine.engine}: older than {docker.MIN_ENGINE}; upgrade it first"
-    elif (machine.engine or machine.client) and not machine.compose:
-        v1 = (
-            f" (docker-compose {machine.compose_v1} is the old v1, which is not supported)"
-            if machine.compose_v1
-            else ""
-        )
-        yield f"Docker is there, but the Compose plugin is not{v1}: install docker-compose-plugin >= {docker.MIN_COMPOSE}"
+    if (machine.engine or machine.client) and not machine.compose:
+        old = f" (docker-compose {machine.compose_v1} is the old v1)" if machine.compose_v1 else ""
+        yield f"Docker is there, but the Compose plugin is not{old}: install docker-compose-plugin >= {docker.MIN_COMPOSE}"
     elif machine.compose and not docker.new_enough(machine.compose, docker.MIN_COMPOSE):
         yield f"Docker Compose {machine.compose}: older than {docker.MIN_COMPOSE}, the first with depends_on.required; upgrade it"
 
@@ -119,18 +118,19 @@ def _ports(machine: Machine, wanted: Iterable[str]) -> Iterable[str]:
 
 def _overlap(wanted: str, listener: str) -> bool:
     address, _, port = wanted.rpartition(":")
-    at, _, listening = listener.rpartition(":")
+    at, _, listening = re.sub(r"^\[::ffff:([0-9.]+)\]", r"\1", listener).rpartition(":")
     everywhere = {"", "0.0.0.0", "*", "[::]"}
     return port == listening and (address == at or address in everywhere or at in everywhere)
 
 
-def _data(machine: Machine, stack: Stack, has_env: bool) -> Iterable[str]:
+def _data(machine: Machine, stack: Stack, kept: Mapping[str, str]) -> Iterable[str]:
     root = stack.settings.knobs.root
     own_database = "db_postgres" in stack.services
-    if machine.database and not has_env and "DB_PASSWORD" not in stack.settings.given:
+    lost = [name for name in BOUND_TO_DATA if name not in kept and name not in stack.settings.given]
+    if machine.database and lost:
         yield (
-            f"{root}/volumes/db/data holds a database, but {root}/.env with its password is gone: restore that file, "
-            "or set DB_PASSWORD and SECRET_KEY to the old values"
+            f"{root}/volumes/db/data holds a database, but {' and '.join(lost)} of it is gone from {root}/.env: restore "
+            f"that file, or set {' and '.join(lost)} to the old value"
         )
     if machine.migrated and own_database and not machine.database:
         yield (

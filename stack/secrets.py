@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import string
 from collections.abc import Iterable, Mapping
+from urllib.parse import quote as urlquote
 
+from jinja2.utils import htmlsafe_json_dumps
+
+from stack.dotenv import quote
 from stack.errors import InvalidError
 from stack.release import Release
 
@@ -13,7 +18,6 @@ from stack.release import Release
 ALPHABET = string.ascii_letters + string.digits
 
 # Made once per deployment when the operator gives none, then kept in the host's .env. name: length in characters.
-# INIT_PASSWORD: Dify's form takes at most 30 (files.md of the release).
 GENERATED = {
     "SECRET_KEY": 48,
     "INIT_PASSWORD": 24,
@@ -25,6 +29,11 @@ GENERATED = {
     "PLUGIN_DIFY_INNER_API_KEY": 48,
 }
 
+INIT_PASSWORD_LIMIT = 30
+SHORTEST_MASKED = 6
+# From this length on a published secret is no ordinary word.
+LONG = 12
+
 # Secrets that what is stored depends on: another value than the host's would lock Dify out of its own data.
 BOUND_TO_DATA = {
     "DB_PASSWORD": "the database was made with another password",
@@ -33,6 +42,7 @@ BOUND_TO_DATA = {
 
 SUFFIXES = (
     "PASSWORD",
+    "_PWD",
     "_KEY",
     "_KEYS",
     "_SECRET",
@@ -40,8 +50,8 @@ SUFFIXES = (
     "_SECRET_ID",
     "_KEY_ID",
     "CREDENTIALS",
-    "CONNECTION_STRING",
-    "_DSN",
+    "STORAGE_CONNECTION_STRING",
+    "SENTRY_DSN",
     "_BASE64",
     "CELERY_BROKER_URL",
 )
@@ -57,21 +67,43 @@ def make(name: str) -> str:
     return "".join(secrets.choice(ALPHABET) for _ in range(GENERATED[name]))
 
 
+def published(release: Release) -> dict[str, str]:
+    """{secret: the value that everybody can read in the release}, empty ones left out."""
+    return {
+        setting.name: setting.default
+        for setting in release.settings.values()
+        if setting.default and is_secret(setting.name)
+    }
+
+
 def placeholder(name: str) -> str:
     """A stable stand-in for a value that only the host knows, for renderings that are looked at."""
     return f"placeholder-of-{name.lower().replace('_', '-')}"
 
 
-def refuse_published(release: Release, given: Mapping[str, str]) -> None:
-    """Raise InvalidError for each secret that was set to the value everybody can read in the release."""
+def refuse_published(release: Release, given: Mapping[str, str], where: str = "") -> None:
+    """Raise InvalidError for each secret that has a value which everybody can read in the release.
+
+    given: the settings to look at.
+    where: what to say of the place they come from.
+    """
+    known = published(release)
+    # Long ones are looked for inside of others too: in a URL, in a list of keys.
+    long = {value for value in known.values() if len(value) >= LONG}
     lines = [
-        f"{name}: this is the published default of Dify {release.version}, which everybody knows; give it a value of "
-        "your own or leave it out, then one is made"
+        f"{name}{where}: this is a published default of Dify {release.version}, which everybody knows; give it a value "
+        "of your own or leave it out, then one is made"
         for name, value in given.items()
-        if value and is_secret(name) and value == release.default(name)
+        if is_secret(name) and value and (value == known.get(name) or any(default in value for default in long))
     ]
     if lines:
         raise InvalidError(lines)
+
+
+def refuse_long_init_password(given: Mapping[str, str]) -> None:
+    """Raise InvalidError for an INIT_PASSWORD that Dify's own form would never take."""
+    if len(given.get("INIT_PASSWORD", "")) > INIT_PASSWORD_LIMIT:
+        raise InvalidError(f"INIT_PASSWORD: longer than {INIT_PASSWORD_LIMIT} characters, which Dify's form refuses")
 
 
 def refuse_rotation(given: Mapping[str, str], kept: Mapping[str, str], env_file: str) -> None:
@@ -80,14 +112,22 @@ def refuse_rotation(given: Mapping[str, str], kept: Mapping[str, str], env_file:
         f"{name}: differs from the one in {env_file} on the host, and {why}; take it out of your settings to keep the "
         "host's, or change both sides by hand first"
         for name, why in BOUND_TO_DATA.items()
-        if name in given and name in kept and given[name] != kept[name]
+        if given.get(name) and kept.get(name) and given[name] != kept[name]
     ]
     if lines:
         raise InvalidError(lines)
 
 
 def mask(text: str, values: Iterable[str]) -> str:
-    """The text with every given secret replaced; values of under 6 characters would blot out ordinary words."""
-    for value in sorted({v for v in values if len(v) >= 6}, key=len, reverse=True):
+    """The text with every given secret replaced; those of under SHORTEST_MASKED characters would blot out ordinary words."""
+    spelled = {form for value in values if len(value) >= SHORTEST_MASKED for form in spellings(value)}
+    for value in sorted(spelled, key=len, reverse=True):
         text = text.replace(value, "[REDACTED]")
     return text
+
+
+def spellings(value: str) -> set[str]:
+    """How a value is written in .env files, JSON, YAML, URLs and templates."""
+    in_json = json.dumps(value)[1:-1]
+    in_html = htmlsafe_json_dumps(value)[1:-1]
+    return {value, quote(value).strip("'\""), in_json, in_html, urlquote(value, safe="")}

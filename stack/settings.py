@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from dotenv.parser import parse_stream
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
 
-from stack import release, secrets, wiring
+from stack import dotenv, release, secrets, wiring
 from stack.errors import InvalidError, nearest
 from stack.release import Release
 
@@ -19,7 +20,9 @@ from stack.release import Release
 FOREIGN_DATA = re.compile(r"_|ssh_|docker_identifier|winrm_|vagrant|terraform|fake_")
 
 AbsolutePath = Annotated[str, Field(pattern=r"^/[A-Za-z0-9._/-]*[A-Za-z0-9_-]$")]
-Registries = dict[str, str]
+# A host with port and path, as an image's name begins: no scheme.
+Mirror = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?(/[A-Za-z0-9._/-]+)?$")]
+LOGIN_IN_URL = re.compile(r"://[^/@]*:[^/@]*@")
 
 
 class Login(BaseModel):
@@ -40,7 +43,7 @@ class Knobs(BaseModel):
     project: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
     profiles: list[str]
     images: dict[str, str]
-    image_registry: str | Registries
+    image_registry: Literal[""] | Mirror | dict[str, Mirror]
     registry_login: dict[str, Login] = Field(repr=False)
     docker_source: Literal["distro", "docker", "present"]
     docker_repository: Annotated[str, Field(pattern=r"^https?://")]
@@ -69,8 +72,8 @@ class Settings:
 
     host: str
     knobs: Knobs
-    release: Release
-    values: dict[str, str]
+    release: Release = field(repr=False)
+    values: dict[str, str] = field(repr=False)
     given: frozenset[str]
 
     def __getitem__(self, name: str) -> str:
@@ -81,7 +84,8 @@ class Settings:
         """Every value that must not be shown."""
         passwords = [login.password for login in self.knobs.registry_login.values()]
         proxies = [url for url in self.knobs.docker_proxy.values() if "@" in url]
-        return [v for n, v in self.values.items() if v and secrets.is_secret(n)] + passwords + proxies
+        values = [v for n, v in self.values.items() if v and (secrets.is_secret(n) or LOGIN_IN_URL.search(v))]
+        return values + passwords + proxies
 
 
 def load(
@@ -97,11 +101,16 @@ def load(
     """
     knobs = _knobs(data)
     facts = release.load(knobs.dify_version)
-    given = read_layers(folder, groups, host, facts, knobs.allow_unknown_settings)
+    read = read_layers(folder, groups, host, facts, knobs.allow_unknown_settings)
+    # To Compose, an empty value is one that is not there: ${NAME:-default}.
+    given = {name: value for name, value in read.items() if value}
+    env_file = f"{knobs.root}/.env"
     secrets.refuse_published(facts, given)
-    secrets.refuse_rotation(given, kept, f"{knobs.root}/.env")
+    secrets.refuse_published(facts, {n: v for n, v in kept.items() if n not in given}, f" in {env_file} on the host")
+    secrets.refuse_long_init_password(given)
+    secrets.refuse_rotation(given, kept, env_file)
     make = secrets.make if fresh else secrets.placeholder
-    own = {name: kept.get(name) or make(name) for name in secrets.GENERATED if not given.get(name)}
+    own = {name: kept.get(name) or make(name) for name in secrets.GENERATED if name not in given}
     values = wiring.derive(facts, given, own, knobs.profiles)
     differs = {name: value for name, value in values.items() if value != _default(facts, name)}
     return Settings(host, knobs, facts, differs, frozenset(given))
@@ -122,7 +131,8 @@ def _knobs(data: Mapping[str, Any]) -> Knobs:
     try:
         knobs = Knobs.model_validate(dict(data))
     except ValidationError as error:
-        lines += [_knob_line(data, wrong) for wrong in error.errors()]
+        # A knob that may be of two types fails for each of them: the last says most.
+        lines += list({wrong["loc"][0]: _knob_line(data, wrong) for wrong in error.errors()}.values())
     if lines:
         raise InvalidError(lines)
     return knobs
@@ -130,7 +140,7 @@ def _knobs(data: Mapping[str, Any]) -> Knobs:
 
 def _knob_line(data: Mapping[str, Any], wrong: Any) -> str:
     name = str(wrong["loc"][0])
-    if wrong["type"] == "missing":
+    if wrong["type"] == "missing" and len(wrong["loc"]) == 1:
         return f"{name}: this knob has no value; group_data/all.py has its default"
     inside = "".join(
         f"[{part!r}]" for part in wrong["loc"][1:] if isinstance(part, str) and not part.startswith("dict[")
@@ -159,39 +169,45 @@ def read_layers(
 def _read_env_file(file: Path, folder: Path, known: set[str]) -> dict[str, str]:
     where = file.relative_to(folder)
     try:
-        with file.open(encoding="utf-8") as stream:
-            bindings = list(parse_stream(stream))
+        data = file.read_bytes()
+        bindings = list(parse_stream(StringIO(data.decode())))
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidError(f"{where}: cannot be read: {error}") from None
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InvalidError(f"{where} line {line}: cannot be read: not UTF-8") from None
+    except OSError as error:
+        raise InvalidError(f"{where}: cannot be read: {error.strerror}") from None
     values: dict[str, str] = {}
     lines: list[str] = []
     for binding in bindings:
-        at = f"{where} line {binding.original.line}"
+        at = f"{where} line {dotenv.line_of(binding)}"
         if binding.error or (binding.key is not None and binding.value is None):
-            lines.append(
-                f"{at}: not NAME=value: {_shown(binding.original.string)}; quote a value that has spaces, # or quotes"
-            )
+            named = _name_in(binding.original.string, known)
+            lines.append(f"{at}: not NAME=value{named}; a value with spaces, # or quotes must be quoted")
         elif binding.key is not None and binding.key not in known:
-            lines.append(f"{at}: {binding.key} is no setting of this Dify release{nearest(binding.key, known)}")
+            near = nearest(binding.key, known)
+            # A line that was broken in the middle of a secret has no name that looks like one: not to be shown.
+            name = binding.key if near or re.fullmatch(r"[A-Z][A-Z_]{2,40}", binding.key) else "its name"
+            lines.append(f"{at}: {name} is no setting of this Dify release{near}")
         elif binding.key is not None:
-            values[binding.key] = binding.value or ""
+            values[binding.key] = dotenv.value_of(binding) or ""
     if lines:
         raise InvalidError(lines)
     return values
 
 
-def _shown(line: str) -> str:
-    """The part of a broken line that cannot be a secret: what stands before the first equals sign."""
-    return repr(line.strip().split("=")[0][:40])
+def _name_in(line: str, known: set[str]) -> str:
+    """The setting that a broken line begins with, if there is one; all else of it may be a secret."""
+    word = re.match(r"\s*(?:export\s+)?(\w*)", line)
+    return f" ({word[1]})" if word and word[1] in known else ""
 
 
 def check_names(folder: Path, groups: Iterable[str], hosts: Iterable[str]) -> None:
     """Raise InvalidError for each env/<name>.env and group_data/<name>.py that no group or host of the inventory reads."""
-    groups, hosts = set(groups) | {"all"}, set(hosts)
+    groups, hosts = set(groups) - {"all"}, set(hosts)
     stray = [(p, groups | hosts) for p in sorted((folder / "env").glob("*.env"))]
-    stray += [(p, groups) for p in sorted((folder / "group_data").glob("*.py"))]
+    stray += [(p, groups | {"all"}) for p in sorted((folder / "group_data").glob("*.py"))]
     lines = [
         f"{path.relative_to(folder)}: the inventory has no group{'' if path.suffix == '.py' else ' or host'} "
         f"{path.stem!r}{nearest(path.stem, known)}"

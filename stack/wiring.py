@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 from stack.errors import InvalidError, nearest
 from stack.release import Release
@@ -13,6 +13,8 @@ SAME = (
     ("SANDBOX_API_KEY", "CODE_EXECUTION_API_KEY"),
     ("WEAVIATE_API_KEY", "WEAVIATE_AUTHENTICATION_APIKEY_ALLOWED_KEYS"),
 )
+
+LISTS = {"WEAVIATE_AUTHENTICATION_APIKEY_ALLOWED_KEYS"}
 
 # Stores that run elsewhere: settings only, no container (files.md of the release).
 ELSEWHERE = {
@@ -52,9 +54,13 @@ def derive(
     values = {**own, **{name: value for name, value in given.items() if value}}
     for one, other in SAME:
         if given.get(other) and not given.get(one):
-            values[one] = given[other].split(",")[0]
+            values[one] = given[other].split(",")[0] if other in LISTS else given[other]
         values.setdefault(other, values[one])
-    values.setdefault("CELERY_BROKER_URL", _broker_url(release, values))
+    broker = _broker_url(release, values)
+    if _other_password(values.setdefault("CELERY_BROKER_URL", broker), broker):
+        raise InvalidError(
+            "CELERY_BROKER_URL: its password is not REDIS_PASSWORD; leave it out, it follows from REDIS_*"
+        )
     values["MIGRATION_ENABLED"] = "false"
     values["COMPOSE_PROFILES"] = ",".join(_profiles(release, values, extra_profiles))
     return values
@@ -62,9 +68,13 @@ def derive(
 
 def _contradictions(given: Mapping[str, str]) -> Iterable[str]:
     for one, other in SAME:
-        if given.get(one) and given.get(other) and given[one] not in given[other].split(","):
+        if (
+            given.get(one)
+            and given.get(other)
+            and given[one] not in (given[other].split(",") if other in LISTS else [given[other]])
+        ):
             yield f"{one} and {other} differ, but must be the same; give one of them only"
-    if given.get("MIGRATION_ENABLED", "false") != "false":
+    if (given.get("MIGRATION_ENABLED") or "false") != "false":
         yield "MIGRATION_ENABLED: the migration is a step of the deployment; leave this setting out"
     if not (given.get("PGDATA") or PGDATA_MOUNT).startswith(PGDATA_MOUNT):
         yield f"PGDATA={given['PGDATA']}: must be below {PGDATA_MOUNT}, the only folder that outlives the container"
@@ -86,6 +96,12 @@ def _broker_url(release: Release, values: Mapping[str, str]) -> str:
     scheme = "rediss" if get("REDIS_USE_SSL").lower() == "true" else "redis"
     user, password = quote(get("REDIS_USERNAME"), safe=""), quote(get("REDIS_PASSWORD"), safe="")
     return f"{scheme}://{user}:{password}@{get('REDIS_HOST')}:{get('REDIS_PORT')}/1"
+
+
+def _other_password(given: str, derived: str) -> bool:
+    """Whether two URLs lead to the same Redis with different passwords."""
+    one, other = urlsplit(given), urlsplit(derived)
+    return one.hostname == other.hostname and unquote(one.password or "") != unquote(other.password or "")
 
 
 def _profiles(release: Release, values: Mapping[str, str], extra: Iterable[str]) -> list[str]:

@@ -90,6 +90,8 @@ class Engine(FactBase[EngineState]):
             daemon = json.loads(found.get("daemon", "{}"))
         except ValueError:
             daemon = None
+        if not isinstance(daemon, dict):
+            daemon = None
         return EngineState(os=found.get("os", ""), daemon=daemon, drop_in=found.get("drop_in", ""), **flags)
 
 

@@ -29,7 +29,7 @@ READ = r'cd "$root"; for path; do test -f "$path" && echo "$path $(base64 -w 0 <
 
 # The whole set is staged beside the old one and checked as a whole; only what differs is then moved, file by file.
 PUT = r"""
-set -e; umask 077; mkdir -p -m 755 "$root"; cd "$root"
+set -e; umask 022; mkdir -p "$root"; umask 077; cd "$root"
 if test "$first" = yes && test -e .env; then
     echo "$root/.env appeared during this run: somebody else deploys at the same time. Run this again." >&2; exit 1
 fi
@@ -50,7 +50,7 @@ if test -n "$squid"; then
         "$squid" -k parse -f /etc/squid/dify/squid.conf || refused "squid -k parse"
 fi
 for path; do
-    case $path in */*) mkdir -p -m 755 "${path%/*}"; chmod a+rx "${path%%/*}" ;; esac
+    case $path in */*) (umask 022; mkdir -p "${path%/*}") ;; esac
     mv -fT ".staged/$path" "$path"
 done
 """

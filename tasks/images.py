@@ -14,6 +14,9 @@ from stack.render import Stack
 from stack.settings import Login
 from tasks.commands import MaskedCommand, script
 
+# How Docker's client calls docker.io in its config.json.
+DOCKER_HUB = "https://index.docker.io/v1/"
+
 LOOK = r"""
 docker image inspect --format . "$@" >/dev/null 2>&1 && exit 0
 for image; do docker image inspect --format . "$image" >/dev/null 2>&1 || echo "$image"; done
@@ -65,7 +68,11 @@ def pulled(stack: Stack) -> Generator[StringCommand, None, None]:
 def docker_config(logins: dict[str, Login]) -> str:
     """A Docker client's config.json with these logins, as `docker login` would write it."""
     auths = {
-        registry: {"auth": b64encode(f"{login.username}:{login.password}".encode()).decode()}
+        DOCKER_HUB if registry == "docker.io" else registry: {"auth": _basic(login)}
         for registry, login in logins.items()
     }
     return json.dumps({"auths": auths})
+
+
+def _basic(login: Login) -> str:
+    return b64encode(f"{login.username}:{login.password}".encode()).decode()

@@ -12,6 +12,7 @@ from pyinfra import inventory
 from pyinfra.api.exceptions import InventoryError, NoGroupError, PyinfraError
 from pyinfra.api.state import State
 from pyinfra.context import ctx_state
+from pyinfra_cli.exceptions import UnexpectedExternalError
 from pyinfra_cli.inventory import make_inventory
 
 from stack.errors import InvalidError, nearest
@@ -72,4 +73,8 @@ def read(file: Path) -> dict[str, tuple[dict[str, Any], list[str]]]:
         found = make_inventory(str(file), cwd=str(Path.cwd()))
     except PyinfraError as error:
         raise InvalidError(str(error)) from error
+    except SyntaxError as error:
+        raise InvalidError(f"{error.filename} line {error.lineno}: {error.msg}") from error
+    except UnexpectedExternalError as error:
+        raise InvalidError(f"{error.filename}: {error.exception}") from error
     return {one.name: (one.data.dict(), list(one.groups)) for one in found}

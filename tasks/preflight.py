@@ -165,7 +165,8 @@ def _look(one: Host, draft: Settings) -> tuple[Machine, str]:
 def _checked(one: Host, machine: Machine, env_file: str) -> Stack:
     if not machine.os_id:
         raise InvalidError("the host could not be looked at; what it answered stands above")
-    rendered = render(_settings(one, dotenv.read(env_file)))
-    if wrong := requirements.failures(machine, rendered, bool(env_file)):
+    kept = dotenv.read(env_file)
+    rendered = render(_settings(one, kept))
+    if wrong := requirements.failures(machine, rendered, kept):
         raise InvalidError(wrong)
     return rendered
