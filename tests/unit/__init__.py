@@ -1,0 +1,1 @@
+"""Seconds, no Docker, no network: what can be known without a host."""

@@ -1,0 +1,236 @@
+"""Secrets: which settings are secret, where a value comes from, and that no published one ever runs."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stack import secrets
+from stack.errors import InvalidError
+from stack.render import render
+from tests.unit.wanted import (
+    CREDENTIAL,
+    LOOK_ALIKES,
+    PUBLISHED,
+    RELEASE,
+    leaves,
+    plain,
+    refused,
+    resolved,
+    settings_of,
+    stack_of,
+)
+
+CREDENTIALS = sorted(name for name in RELEASE.settings if CREDENTIAL.search(name) and name not in LOOK_ALIKES)
+NEVER_SECRET = [
+    *LOOK_ALIKES,
+    "REDIS_USERNAME",
+    "DB_HOST",
+    "CELERY_BACKEND",
+    "SECRETS_ARE_FUN",
+    "GUNICORN_TIMEOUT",
+    "CODE_EXECUTION_POOL_MAX_KEEPALIVE_CONNECTIONS",
+    "DSL_EXPORT_ENCRYPT_DATASET_ID",
+]
+
+
+# --- Which ones ---
+
+
+@pytest.mark.parametrize("name", [name for name in CREDENTIALS if "KEYFILE" not in name])
+def test_a_credential_is_secret(name: str) -> None:
+    assert secrets.is_secret(name)
+
+
+@pytest.mark.parametrize("name", NEVER_SECRET)
+def test_a_setting_that_is_only_named_alike_is_not(name: str) -> None:
+    assert not secrets.is_secret(name)
+
+
+# --- Made ---
+
+
+@pytest.mark.parametrize("name", secrets.GENERATED)
+def test_a_new_secret_is_long_plain_and_another_one_each_time(name: str) -> None:
+    one, other = secrets.make(name), secrets.make(name)
+    assert len(one) == secrets.GENERATED[name] >= 24
+    assert one.isascii()
+    assert one.isalnum()
+    assert one != other
+
+
+def test_the_init_password_fits_into_the_form_that_asks_for_it() -> None:
+    assert len(secrets.make("INIT_PASSWORD")) <= 30
+
+
+def test_an_init_password_that_the_form_would_refuse_is_refused() -> None:
+    assert settings_of({"INIT_PASSWORD": "x" * 30})["INIT_PASSWORD"] == "x" * 30
+    (said,) = refused(lambda: settings_of({"INIT_PASSWORD": "x" * 31}))
+    assert said.startswith("INIT_PASSWORD")
+
+
+def test_two_deployments_share_no_secret() -> None:
+    one, other = settings_of(fresh=True), settings_of(fresh=True)
+    assert set(one.values) >= set(secrets.GENERATED)
+    assert set(one.secrets).isdisjoint(other.secrets)
+
+
+def test_within_a_deployment_only_what_must_agree_is_the_same() -> None:
+    values = settings_of(fresh=True).values
+    assert len({values[name] for name in secrets.GENERATED}) == len(secrets.GENERATED)
+
+
+@pytest.mark.parametrize("name", secrets.GENERATED)
+def test_a_placeholder_is_stable_and_no_published_value(name: str) -> None:
+    assert settings_of().values[name] == secrets.placeholder(name) == secrets.placeholder(name)
+    assert secrets.placeholder(name) not in PUBLISHED.values()
+
+
+# --- Kept, given ---
+
+
+@pytest.mark.parametrize("name", secrets.GENERATED)
+def test_the_hosts_own_secret_stays(name: str) -> None:
+    assert settings_of(kept={name: "ofthishost"}, fresh=True).values[name] == "ofthishost"
+
+
+def test_of_the_hosts_env_nothing_but_its_own_secrets_stays() -> None:
+    kept = {"LOG_LEVEL": "DEBUG", "S3_SECRET_KEY": "taken out", "CELERY_BROKER_URL": "redis://old"}
+    assert settings_of(kept=kept).values == settings_of().values
+
+
+@pytest.mark.parametrize("name", [name for name in secrets.GENERATED if name not in secrets.BOUND_TO_DATA])
+def test_the_operators_value_wins_over_the_hosts(name: str) -> None:
+    assert settings_of({name: "ofoperator"}, kept={name: "ofthishost"}).values[name] == "ofoperator"
+
+
+@pytest.mark.parametrize("name", secrets.BOUND_TO_DATA)
+def test_a_secret_that_data_hangs_on_is_not_replaced(name: str) -> None:
+    (said,) = refused(lambda: settings_of({name: "another"}, kept={name: "ofthishost"}))
+    assert said.startswith(f"{name}: differs from the one in /opt/dify/.env on the host")
+    assert "another" not in said.replace("made with another password", "")
+    assert "ofthishost" not in said
+
+
+@pytest.mark.parametrize("name", secrets.BOUND_TO_DATA)
+@pytest.mark.parametrize("kept", [{}, {"DB_PASSWORD": "same", "SECRET_KEY": "same"}])
+def test_the_same_value_or_a_first_one_is_welcome(name: str, kept: dict[str, str]) -> None:
+    assert settings_of({name: "same"}, kept=kept).values[name] == "same"
+
+
+@pytest.mark.parametrize("name", secrets.BOUND_TO_DATA)
+def test_an_empty_value_is_no_wish_to_replace_the_hosts(name: str) -> None:
+    assert settings_of({name: ""}, kept={name: "ofthishost"}).values[name] == "ofthishost"
+
+
+# --- No published one ---
+
+# Words that are credentials in one setting and something harmless in another: the name of the database and its user
+# (dify), of a bucket (difyai), users (admin, elastic); too short or too common to be searched for (password, 111, xxx).
+# Each setting's own value is looked at instead.
+WORDS = {"dify", "difyai", "admin", "elastic", "password", "111", "xxx"}
+
+
+@pytest.mark.parametrize(("name", "default"), PUBLISHED.items())
+def test_a_published_default_is_refused_from_the_operator(name: str, default: str) -> None:
+    (said,) = refused(lambda: secrets.refuse_published(RELEASE, {name: default}))
+    assert said.startswith(f"{name}: ")
+    assert "published default of Dify 1.11.4" in said
+    assert default in WORDS or default not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CELERY_BROKER_URL", "redis://:difyai123456@cache.lan:6379/1"),
+        ("WEAVIATE_AUTHENTICATION_APIKEY_ALLOWED_KEYS", f"ofoperator,{PUBLISHED['WEAVIATE_API_KEY']}"),
+        ("REDIS_PASSWORD", PUBLISHED["SECRET_KEY"]),
+    ],
+)
+def test_a_published_default_is_refused_wherever_it_is_put(name: str, value: str) -> None:
+    (said,) = refused(lambda: settings_of({name: value}))
+    assert said.startswith(name)
+    assert value not in said
+
+
+@pytest.mark.parametrize("name", [name for name in secrets.GENERATED if name in PUBLISHED])
+def test_a_published_default_that_a_host_runs_with_is_not_taken_over(name: str) -> None:
+    """A host that was set up by hand may have one: then it is refused or replaced, but neither kept nor left empty."""
+    try:
+        wanted = settings_of(kept={name: PUBLISHED[name]}, fresh=True)
+    except InvalidError as error:
+        assert name in str(error)
+    else:
+        assert wanted.values.get(name) not in (None, "", PUBLISHED[name])
+
+
+@pytest.mark.parametrize("given", [{}, {"VECTOR_STORE": "upstash"}, {"DB_HOST": "db.lan", "REDIS_HOST": "cache.lan"}])
+def test_no_published_default_is_in_what_runs(given: dict[str, str]) -> None:
+    stack = render(settings_of(given, fresh=True))
+    texts = [file.data.decode() for file in stack.files.values()] + list(leaves(resolved(stack)))
+    texts = [
+        text.replace("langgenius/dify-sandbox:", "") for text in texts
+    ]  # an image, named like the key of its service
+    for default in set(PUBLISHED.values()) - WORDS:
+        assert [text for text in texts if default in text] == []
+
+
+def test_no_credential_has_its_published_value_in_any_container() -> None:
+    environments = [service.get("environment", {}) for service in resolved(plain())["services"].values()]
+    running = {name for name in PUBLISHED for one in environments if one.get(name) == PUBLISHED[name]}
+    assert running == set()
+    assert all(name in environment for name in PUBLISHED for environment in environments if "LOG_LEVEL" in environment)
+
+
+# --- Not shown ---
+
+
+def test_of_overlapping_secrets_the_longest_is_masked_first() -> None:
+    assert secrets.mask("a longpassword here", ["longpa", "longpassword"]) == "a [REDACTED] here"
+
+
+@pytest.mark.parametrize("short", ["", "a", "12345"])
+def test_a_value_too_short_to_be_told_from_a_word_is_left(short: str) -> None:
+    assert secrets.mask("a 12345 b", [short]) == "a 12345 b"
+
+
+@given(st.lists(st.text("abc$\\.*+/", min_size=6, max_size=20), min_size=1), st.text("abc$\\.*+/ \n", max_size=60))
+def test_nothing_masked_can_be_read(values: list[str], around: str) -> None:
+    shown = secrets.mask(around.join(values), values)
+    assert all(value not in shown for value in values)
+
+
+SPECIAL = ["p@ss:w/rd#$%'\"", "it's $5 off", "<b>&'quoted'</b>", 'back\\slash "x"', "two\nlines of it"]
+
+
+@pytest.mark.parametrize("value", SPECIAL)
+@pytest.mark.parametrize(
+    ("path", "start"), [(".env", "SANDBOX_API_KEY="), ("volumes/sandbox/conf/config.yaml", "  key: ")]
+)
+def test_a_secret_is_masked_in_a_file_however_the_file_spells_it(path: str, start: str, value: str) -> None:
+    stack = stack_of({"SANDBOX_API_KEY": value})
+    lines = stack.files[path].data.decode().splitlines()
+    (shown,) = [secrets.mask(line, stack.settings.secrets) for line in lines if line.startswith(start)]
+    assert shown.removeprefix(start).strip("'\"") == "[REDACTED]"
+
+
+@pytest.mark.parametrize("value", [*SPECIAL, "plainpassword"])
+def test_a_file_with_a_secret_in_it_is_roots_alone(value: str) -> None:
+    stack = stack_of({"SANDBOX_API_KEY": value})
+    assert {path for path, file in stack.files.items() if file.mode == 0o600} == {
+        ".env",
+        "volumes/sandbox/conf/config.yaml",
+    }
+
+
+@pytest.mark.parametrize("word", ["sandbox", "localhost"])
+def test_a_secret_that_is_an_ordinary_word_closes_no_other_file(word: str) -> None:
+    """Squid runs as user 13: a file of mode 0600 is one that it cannot read."""
+    assert stack_of({"SMTP_PASSWORD": word}).files["ssrf_proxy/squid.conf"].mode == 0o644
+
+
+def test_a_password_inside_an_address_is_a_secret_too() -> None:
+    address = "http://operator:Passw0rd@proxy.lan:3128"
+    assert address in settings_of({"SANDBOX_HTTP_PROXY": address}).secrets
+    assert "http://proxy.lan:3128" not in settings_of({"SANDBOX_HTTP_PROXY": "http://proxy.lan:3128"}).secrets
