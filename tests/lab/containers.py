@@ -1,0 +1,78 @@
+"""What runs on a host, seen from the host itself."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from typing import Any
+
+from lab.hosts import Host
+
+LIST = (
+    "docker ps -aq --filter label=com.docker.compose.project={project} --filter label=com.docker.compose.oneoff=False"
+    " | xargs -r docker inspect --format "
+    "'{{{{index .Config.Labels \"com.docker.compose.service\"}}}} {{{{.Id}}}} {{{{.State.StartedAt}}}}'"
+)
+CORE = {
+    "init_permissions",
+    "api",
+    "worker",
+    "worker_beat",
+    "web",
+    "db_postgres",
+    "redis",
+    "sandbox",
+    "plugin_daemon",
+    "ssrf_proxy",
+    "nginx",
+    "weaviate",
+}
+
+
+def containers(host: Host, project: str = "dify") -> dict[str, tuple[str, str]]:
+    """{service: (container id, start time)}"""
+    lines = sh(host, LIST.format(project=project)).splitlines()
+    return {service: (id, started) for service, id, started in map(str.split, lines)}
+
+
+def replaced(before: dict[str, tuple[str, str]], after: dict[str, tuple[str, str]]) -> set[str]:
+    """The services whose container is another one or was started again."""
+    return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+
+
+def sh(host: Host, command: str) -> str:
+    """Run a command on the host; it must succeed."""
+    done = host.run(command)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout.strip()
+
+
+def sql(host: Host, statement: str) -> str:
+    """Run SQL in Dify's database."""
+    return sh(host, f'docker exec dify-db_postgres-1 psql -U postgres -d dify -tAc "{statement}"')
+
+
+def get(host: Host, path: str, port: int = 80) -> tuple[int, str]:
+    """Status and body of what nginx answers."""
+    try:
+        with urllib.request.urlopen(f"http://{host.address}:{port}{path}", timeout=30) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def reached(host: Host) -> dict[str, Any]:
+    """What the stand-in for the api says it reached with the settings it got; everything must be well."""
+    status, body = get(host, "/console/api/stand-in/reached")
+    found: dict[str, Any] = json.loads(body)
+    assert status == 200, found
+    return found
+
+
+def secrets_of(host: Host) -> dict[str, str]:
+    """The secrets in the host's .env."""
+    from stack import dotenv
+    from stack.secrets import is_secret
+
+    return {name: value for name, value in dotenv.read(sh(host, "cat /opt/dify/.env")).items() if is_secret(name)}
