@@ -37,6 +37,8 @@ class Machine:
     client: str = ""
     compose: str = ""
     compose_v1: str = ""
+    snap: bool = False
+    running_from: str = ""
     curl: bool = False
     deployed: bool = False
     migrated: bool = False
@@ -57,6 +59,7 @@ def failures(machine: Machine, stack: Stack, kept: Mapping[str, str]) -> list[st
     return [
         *_system(machine, knobs),
         *_docker(machine),
+        *_project(machine, knobs),
         *_sizes(machine, knobs),
         *_ports(machine, stack.ports),
         *_data(machine, stack, kept),
@@ -81,13 +84,26 @@ def _docker(machine: Machine) -> Iterable[str]:
     if "podman" in machine.client.lower():
         yield "docker is Podman here: not supported; install Docker Engine"
         return
-    if machine.engine and not docker.new_enough(machine.engine, docker.MIN_ENGINE):
-        yield f"Docker Engine {machine.engine}: older than {docker.MIN_ENGINE}; upgrade it first"
+    if machine.snap:
+        yield "docker is the snap, which sees only part of the host's files: remove it, or install Docker Engine beside it"
+        return
+    # A stopped engine tells no version; its client is of the same package.
+    engine = machine.engine or machine.client.removeprefix("Docker version ")
+    if engine and not docker.new_enough(engine, docker.MIN_ENGINE):
+        yield f"Docker Engine {engine.partition(',')[0]}: older than {docker.MIN_ENGINE}; upgrade it first"
     if (machine.engine or machine.client) and not machine.compose:
         old = f" (docker-compose {machine.compose_v1} is the old v1)" if machine.compose_v1 else ""
         yield f"Docker is there, but the Compose plugin is not{old}: install docker-compose-plugin >= {docker.MIN_COMPOSE}"
     elif machine.compose and not docker.new_enough(machine.compose, docker.MIN_COMPOSE):
         yield f"Docker Compose {machine.compose}: older than {docker.MIN_COMPOSE}, the first with depends_on.required; upgrade it"
+
+
+def _project(machine: Machine, knobs: Knobs) -> Iterable[str]:
+    if machine.running_from not in ("", knobs.root):
+        yield (
+            f"project {knobs.project!r} runs from {machine.running_from}, not from {knobs.root}, where it would come up "
+            "without its data: set root to that folder, or give this instance another project and port"
+        )
 
 
 def _sizes(machine: Machine, knobs: Knobs) -> Iterable[str]:

@@ -21,7 +21,7 @@ DROP_IN = "/etc/systemd/system/docker.service.d/dify-proxy.conf"
 LOOK = r"""
 . /etc/os-release
 echo "os $ID"
-command -v docker >/dev/null && command -v dockerd >/dev/null && docker compose version >/dev/null 2>&1 && echo "installed yes"
+{ command -v dockerd || docker info; } >/dev/null 2>&1 && docker compose version >/dev/null 2>&1 && echo "installed yes"
 command -v curl >/dev/null && echo "curl yes"
 test "$(systemctl is-enabled docker 2>/dev/null)" = enabled && echo "enabled yes"
 test "$(systemctl is-active docker 2>/dev/null)" = active && echo "active yes"

@@ -39,7 +39,11 @@ refused() { echo "$1 refuses the new configuration; nothing was replaced, what r
 docker compose --project-directory . --file .staged/docker-compose.yaml --env-file .staged/.env config --quiet ||
     refused "docker compose"
 mkdir -p nginx/ssl .staged/nginx/ssl volumes/certbot/conf
-one_off() { docker run --rm --network none --pull never "$@" >.staged/.said 2>&1 || { cat .staged/.said >&2; return 1; }; }
+one_off() {
+    docker run --rm --network none --pull never "$@" >.staged/.said 2>&1 && return
+    grep -E 'emerg|FATAL|ERROR|unrecognized' .staged/.said >&2 || tail -n 20 .staged/.said >&2
+    return 1
+}
 if test -n "$nginx"; then
     one_off --volume "$root/.staged/nginx:/etc/nginx/dify:ro" --volume "$root/nginx/ssl:/etc/nginx/dify/ssl:ro" \
         --volume "$root/volumes/certbot/conf:/etc/letsencrypt:ro" --entrypoint nginx \

@@ -21,16 +21,16 @@ LOOK = r"""
 docker image inspect --format . "$@" >/dev/null 2>&1 && exit 0
 for image; do docker image inspect --format . "$image" >/dev/null 2>&1 || echo "$image"; done
 """
-# The login lies in a folder of its own for the time of the pull only, and comes on stdin.
+# A login comes on stdin and lies in a folder of its own for the time of the pull only. Without one, that of the host counts.
 PULL = r"""
-DOCKER_CONFIG=$(mktemp -d); export DOCKER_CONFIG; trap 'rm -rf "$DOCKER_CONFIG"' EXIT
-umask 077; cat > "$DOCKER_CONFIG/config.json"
+folder=$(mktemp -d); trap 'rm -rf "$folder"' EXIT; umask 077; cat > "$folder/config.json"
+test ! -s "$folder/config.json" || export DOCKER_CONFIG="$folder"
 for wait in 2 5 0; do
-    docker pull --quiet "$image" >/dev/null 2>"$DOCKER_CONFIG/why" && exit 0
-    grep -Eq 'not found|denied|unauthorized|manifest unknown' "$DOCKER_CONFIG/why" && break
+    docker pull --quiet "$image" >/dev/null 2>"$folder/why" && exit 0
+    grep -Eq 'not found|denied|unauthorized|manifest unknown' "$folder/why" && break
     sleep $wait
 done
-cat "$DOCKER_CONFIG/why" >&2
+cat "$folder/why" >&2
 echo "image $image cannot be pulled: see image_registry, registry_login and docker_proxy in group_data/all.py." \
     "What ran before runs on." >&2
 exit 1
@@ -66,12 +66,12 @@ def pulled(stack: Stack) -> Generator[StringCommand, None, None]:
 
 
 def docker_config(logins: dict[str, Login]) -> str:
-    """A Docker client's config.json with these logins, as `docker login` would write it."""
+    """A Docker client's config.json with these logins, as `docker login` would write it; empty without any."""
     auths = {
         DOCKER_HUB if registry == "docker.io" else registry: {"auth": _basic(login)}
         for registry, login in logins.items()
     }
-    return json.dumps({"auths": auths})
+    return json.dumps({"auths": auths}) if auths else ""
 
 
 def _basic(login: Login) -> str:

@@ -28,6 +28,8 @@ true
 # The image's own `flask upgrade-db` ends with 0 whatever happened, so current and heads are compared.
 MIGRATE = r"""
 set -e; cd "$root"
+# A run whose controller died may still be at work here.
+exec 9>"/run/lock/$project-migration"; flock 9
 compose_run() { docker compose run --rm --no-deps -T "$@"; }
 docker compose up --detach --wait --wait-timeout 180 --no-deps --pull never $stores >/dev/null 2>.migration.log ||
     { cat .migration.log >&2; rm -f .migration.log; echo "$stores: not healthy, so the migration was not begun" >&2; exit 1; }

@@ -39,6 +39,9 @@ free_below() {
 docker_root=/var/lib/docker
 if command -v docker >/dev/null; then
     say client "$(docker --version 2>/dev/null)"
+    case "$(readlink -f "$(command -v docker)")" in */snap*) say snap yes ;; esac
+    say running_from "$(docker ps --all --filter "label=com.docker.compose.project=$project" \
+        --format '{{.Label "com.docker.compose.project.working_dir"}}' 2>/dev/null | sort -u | head -n 1)"
     if found=$(docker info --format '{{.ServerVersion}} {{.DockerRootDir}}' 2>/dev/null); then
         say engine "${found%% *}"
         docker_root=${found#* }
@@ -92,7 +95,9 @@ def _fields(found: dict[str, str]) -> dict[str, Any]:
     limit = found.pop("memory_limit", "max")
     if limit.isdigit():
         sizes["memory"] = min(sizes["memory"], int(limit))
-    flags = {name: found.pop(name, "") == "yes" for name in ("systemd", "curl", "deployed", "migrated", "database")}
+    flags = {
+        name: found.pop(name, "") == "yes" for name in ("systemd", "snap", "curl", "deployed", "migrated", "database")
+    }
     return {**sizes, **flags, "cpus": int(found.pop("cpus", 0)), **found}
 
 

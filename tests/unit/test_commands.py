@@ -265,4 +265,4 @@ def test_a_login_is_written_as_docker_login_writes_it(registry: str, key: str) -
 
 
 def test_without_a_login_there_is_none() -> None:
-    assert json.loads(images.docker_config({})) == {"auths": {}}
+    assert images.docker_config({}) == ""

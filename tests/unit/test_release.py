@@ -35,6 +35,7 @@ DIFFERENCES = {
     "redis.entrypoint.*": "the password comes on stdin",
     "redis.healthcheck.*": "the password comes by REDISCLI_AUTH",
     "db_postgres.command": "the same options, quoted otherwise",
+    "db_postgres.healthcheck.interval": "a check a second costs 80 ms of CPU each",
     "sandbox.healthcheck.*": "on the port that is set, and silent",
     "api.healthcheck.*": "upstream has none",
     "worker.healthcheck.*": "upstream has none",

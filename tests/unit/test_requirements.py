@@ -191,3 +191,22 @@ def test_data_without_its_key_and_a_lost_database_stop_the_deploy(
     machine: dict[str, Any], kept: dict[str, str], given: dict[str, str], fragment: str
 ) -> None:
     expect(said(replace(WITH_DOCKER, **machine), kept, given), fragment)
+
+
+# --- A Docker that cannot be adopted, a project that runs elsewhere ---
+
+
+def test_a_stopped_docker_is_judged_by_its_client() -> None:
+    stopped = replace(WITH_DOCKER, engine="", client="Docker version 20.10.24+dfsg1, build 297e128")
+    expect(said(stopped), "Docker Engine 20.10.24+dfsg1: older than 24")
+    expect(said(replace(stopped, client="Docker version 26.1.5+dfsg1, build a72d7cd")), "")
+
+
+def test_the_snap_is_refused_by_name() -> None:
+    expect(said(replace(WITH_DOCKER, snap=True)), "docker is the snap")
+
+
+def test_a_project_that_runs_from_another_folder_is_not_started_empty() -> None:
+    expect(said(replace(WITH_DOCKER, running_from="/srv/dify")), "runs from /srv/dify, not from /opt/dify")
+    expect(said(replace(WITH_DOCKER, running_from="/opt/dify")), "")
+    expect(said(replace(WITH_DOCKER, running_from="/srv/dify"), root="/srv/dify"), "")
