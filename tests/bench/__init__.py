@@ -1,0 +1,1 @@
+"""What a converged run costs: `python -m tests.bench --help`."""
