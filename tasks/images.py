@@ -7,7 +7,7 @@ import time
 from base64 import b64encode
 from collections.abc import Generator
 
-from pyinfra import host
+from pyinfra import host, state
 from pyinfra.api import FactBase, StringCommand, operation
 
 from stack.render import Stack
@@ -61,8 +61,10 @@ def pulled(stack: Stack) -> Generator[StringCommand, None, None]:
     config = docker_config(stack.settings.knobs.registry_login)
     for number, image in enumerate(missing, 1):
         started = time.monotonic()
+        if state.is_executing:
+            host.log(f"image {number} of {len(missing)}: {image}")
         yield MaskedCommand(script(PULL, image=image), secrets=stack.settings.secrets, _stdin=config)
-        host.log(f"image {number} of {len(missing)}: {image} ({time.monotonic() - started:.0f} s)")
+        host.log(f"image {number} of {len(missing)}: there after {time.monotonic() - started:.0f} s")
 
 
 def docker_config(logins: dict[str, Login]) -> str:

@@ -25,7 +25,7 @@ What `pyinfra inventory.py deploy.py` costs on hosts where nothing is left to do
 
 Makes lab hosts bench-1 to bench-N, deploys to them (about a minute for one), measures runs that change nothing,
 and removes the hosts. Each figure is the median of the repeats. Hosts and pyinfra share this machine, so other
-work on it makes them slower: the load average stands below the table."""
+work on it makes them slower: the load average stands in the table."""
 
 #: With -y there is no check: pyinfra looks at each step only when its turn comes.
 _FORMS = {True: ("check and run", ()), False: ("run", ("-y",))}
@@ -80,7 +80,7 @@ def bench(sizes: list[int], repeat: int, file: Path | None) -> None:
             rows += _measure(hosts, repeat)
     print()
     table.show(rows)
-    print(f"\n{_setting(rows)}")
+    print(f"\n{_setting()}")
     if file:
         table.write(rows, file)
 
@@ -108,12 +108,11 @@ def _row(hosts: Fleet, round_trip: int, checked: bool, repeat: int) -> Row:
         return Row(len(hosts.hosts), round_trip, checked, load, [hosts.converged(*arguments) for _ in range(repeat)])
 
 
-def _setting(rows: list[Row]) -> str:
+def _setting() -> str:
     about: dict[str, Any] = table.about()
-    loads = [row.load for row in rows]
     return (
-        f"pyinfra {about['pyinfra']}, Python {about['python']}, {about['processors']} processors, which the hosts use too; "
-        f"load average {min(loads):.1f} to {max(loads):.1f}"
+        f"pyinfra {about['pyinfra']}, Python {about['python']}, {about['processors']} processors that the hosts use too.\n"
+        "load: processes that wanted one before the runs; with more of them than processors, wall time is not pyinfra's."
     )
 
 

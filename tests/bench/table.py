@@ -57,17 +57,17 @@ class Row:
         if self.hosts > 1:
             return f"at most {COMMANDS} commands", few
         limit = SECONDS[self.round_trip]
-        return f"at most {COMMANDS} commands, under {limit:g} s", few and self.middle(lambda run: run.wall) < limit
+        return f"at most {COMMANDS} commands, {limit:g} s", few and self.middle(lambda run: run.wall) < limit
 
 
 def show(rows: list[Row]) -> None:
     """Print the table; colours only on a terminal."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("hosts", "round trip"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("run")
-    for name in ("SSH commands\nper host", "wall", "CPU", "peak\nmemory"):
+    for name in ("SSH commands\nper host", "wall", "CPU", "peak\nmemory", "load"):
         table.add_column(name, justify="right")
     table.add_column("expected")
     for row in rows:
@@ -84,6 +84,7 @@ def _cells(row: Row) -> list[str | Text]:
         f"{row.middle(lambda run: run.wall):.2f} s",
         f"{row.middle(lambda run: run.cpu):.2f} s",
         f"{row.middle(lambda run: run.memory) / 2**20:.0f} MiB",
+        f"{row.load:.1f}",
         _verdict(*expected) if (expected := row.expected()) else "",
     ]
 

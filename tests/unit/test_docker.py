@@ -247,7 +247,8 @@ def test_a_mirror_of_dockers_repository_is_set_up_once(tmp_path: Path, os_id: st
 
 
 @pytest.mark.parametrize(
-    "line", ["# deb https://download.docker.com/linux/debian trixie stable", "deb https://mirror.example.com/debian x main"]
+    "line",
+    ["# deb https://download.docker.com/linux/debian trixie stable", "deb https://mirror.example.com/debian x main"],
 )
 def test_a_source_that_is_switched_off_or_another_one_does_not_count(tmp_path: Path, line: str) -> None:
     machine = Machine(tmp_path, "debian")
