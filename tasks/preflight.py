@@ -38,19 +38,23 @@ free_below() {
 }
 docker_root=/var/lib/docker
 if command -v docker >/dev/null; then
-    say client "$(docker --version 2>/dev/null)"
     case "$(readlink -f "$(command -v docker)")" in */snap*) say snap yes ;; esac
     say running_from "$(docker ps --all --filter "label=com.docker.compose.project=$project" \
         --format '{{.Label "com.docker.compose.project.working_dir"}}' 2>/dev/null | sort -u | head -n 1)"
-    if found=$(docker info --format '{{.ServerVersion}} {{.DockerRootDir}}' 2>/dev/null); then
-        say engine "${found%% *}"
-        docker_root=${found#* }
+    # One call for all of it where the engine answers: each costs 50 to 80 ms.
+    if found=$(docker info --format "$format" 2>/dev/null); then
+        say engine "${found%%|*}"
+        docker_root=${found#*|}; docker_root=${docker_root%|*}
+        compose=${found##*|}
+    else
+        say client "$(docker --version 2>/dev/null)"
+        compose=$(docker compose version --short 2>/dev/null)
     fi
-    say compose "$(docker compose version --short 2>/dev/null)"
+    say compose "$compose"
     docker ps --filter "label=com.docker.compose.project=$project" --format '{{.Ports}}' 2>/dev/null |
         tr ',' '\n' | sed -n 's/.*:\([0-9]*\)->.*/\1/p' | sort -u | while read -r port; do say own_port "$port"; done
 fi
-command -v docker-compose >/dev/null && say compose_v1 "$(docker-compose version --short 2>/dev/null)"
+test -z "${compose:-}" && command -v docker-compose >/dev/null && say compose_v1 "$(docker-compose version --short 2>/dev/null)"
 command -v curl >/dev/null && say curl yes
 say docker_root "$docker_root"
 say disk_root_kib "$(free_below "$root")"
@@ -64,6 +68,8 @@ ss -Hltnp 2>/dev/null | while read -r _ _ _ address _ process; do say listener "
 true
 """
 
+FORMAT = '{{.ServerVersion}}|{{.DockerRootDir}}|{{range .ClientInfo.Plugins}}{{if eq .Name "compose"}}{{.Version}}{{end}}{{end}}'
+
 
 class Found(FactBase[Machine]):
     """What a host is and has."""
@@ -73,7 +79,7 @@ class Found(FactBase[Machine]):
         return Machine()
 
     def command(self, root: str, project: str) -> StringCommand:
-        return StringCommand(script(LOOK, root=root, project=project))
+        return StringCommand(script(LOOK, root=root, project=project, format=FORMAT))
 
     def process(self, output: list[str]) -> Machine:
         found: dict[str, str] = {}

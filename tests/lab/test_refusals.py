@@ -28,7 +28,7 @@ def bare(new_host: Callable[..., Host]) -> Host:
         ("LOG_LEVEL=DEBUG\nAPP_WEB_URL http://x\n", (".env line 2: not NAME=value",)),
         (
             "SECRET_KEY=sk-9f73s3ljTXVcMT3Blb3ljTqtsKiGHXVcMT3BlbkFJLK7U\n",
-            ("SECRET_KEY: this is the published default",),
+            ("SECRET_KEY: this is a published default of Dify 1.11.4",),
         ),
         ("VECTOR_STORE=weavaite\n", ("VECTOR_STORE=weavaite: not offered", "did you mean weaviate?")),
         ("PGDATA=/data\n", ("PGDATA=/data: must be below",)),

@@ -157,7 +157,8 @@ def test_a_daemon_json_that_is_no_object_is_not_taken_for_an_empty_one(output: s
 
 
 def test_files_are_read_with_mode_owner_and_content() -> None:
-    output = ["644 0:0 0f1e docker-compose.yaml", "600 0:0 2d3c .env", "666 1000:1000 4b5a a name with spaces"]
+    output = ["644 0:0 docker-compose.yaml", "600 0:0 .env", "666 1000:1000 a name with spaces"]
+    output += ["0f1e  docker-compose.yaml", "2d3c  .env", "4b5a  a name with spaces"]
     assert files.Lying().process(output) == {
         "docker-compose.yaml": ("644 0:0", "0f1e"),
         ".env": ("600 0:0", "2d3c"),
