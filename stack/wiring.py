@@ -16,7 +16,7 @@ SAME = (
 
 LISTS = {"WEAVIATE_AUTHENTICATION_APIKEY_ALLOWED_KEYS"}
 
-# Stores that run elsewhere: settings only, no container (files.md of the release).
+# Stores that run elsewhere: settings only, no container.
 ELSEWHERE = {
     "tidb_vector",
     "tidb_on_qdrant",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from pyinfra import host
+from pyinfra import host, state
 from pyinfra.api import FactBase, StringCommand, operation
 
 from stack import docker
@@ -141,7 +141,8 @@ def _configure(found: EngineState, knobs: Knobs) -> Generator[StringCommand, Non
 
 def _install(found: EngineState, knobs: Knobs) -> Generator[StringCommand, None, None]:
     if not found.installed:
-        host.log(f'installing Docker (docker_source = "{knobs.docker_source}"); this takes a minute')
+        if state.is_executing:
+            host.log(f'installing Docker (docker_source = "{knobs.docker_source}"); this takes a minute')
         yield StringCommand("set -e\n" + docker.install_script(found.os, knobs))
     else:
         yield StringCommand("set -e\n" + docker.install_curl(found.os))

@@ -39,7 +39,7 @@ base64 -d | tar -xzp --numeric-owner -C .staged
 refused() { echo "$1 refuses the new configuration; nothing was replaced, what ran before runs on." >&2; exit 1; }
 docker compose --project-directory . --file .staged/docker-compose.yaml --env-file .staged/.env config --quiet ||
     refused "docker compose"
-mkdir -p nginx/ssl .staged/nginx/ssl volumes/certbot/conf
+(umask 022; mkdir -p nginx); mkdir -p nginx/ssl .staged/nginx/ssl volumes/certbot/conf
 dropped='ERROR|FATAL|aclParse[A-Z]'
 one_off() {
     docker run --rm --network none --pull never "$@" >.staged/.said 2>&1 && return

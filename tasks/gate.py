@@ -18,7 +18,7 @@ SAY_AGAIN = 15  # seconds after which unchanged waiting is mentioned again
 
 # /console/api/setup goes through nginx and the api to the database, / through nginx to the web server.
 LOOK = r"""
-answer() { curl --silent --show-error --max-time 10 --noproxy '*' --insecure "$@" 2>&1; }
+answer() { curl --silent --show-error --max-time 10 --noproxy '*' "$@" 2>&1; }
 echo "setup $(answer --write-out ' %{http_code}' "$url/console/api/setup" | tr -d '\n')"
 echo "page $(answer --output /dev/null --write-out '%{http_code}' "$url/")"
 echo "address $(ip -4 route get 192.0.2.1 2>/dev/null | sed -n 's/.* src \([0-9.]*\).*/\1/p')"

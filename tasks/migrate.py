@@ -31,8 +31,12 @@ set -e; cd "$root"
 # A run whose controller died may still be at work here.
 exec 9>"/run/lock/$project-migration"; flock 9
 compose_run() { docker compose run --rm --no-deps -T "$@"; }
-docker compose up --detach --wait --wait-timeout 180 --no-deps --pull never $stores >/dev/null 2>.migration.log ||
-    { cat .migration.log >&2; rm -f .migration.log; echo "$stores: not healthy, so the migration was not begun" >&2; exit 1; }
+said=$(docker compose up --detach --wait --wait-timeout 180 --no-deps --pull never $stores 2>&1) || {
+    printf '%s\n' "$said" | tail -n 3 >&2
+    docker compose logs --no-color --tail 50 $stores >&2
+    echo "$stores: not healthy, so the migration was not begun; the log stands above" >&2
+    exit 1
+}
 running=$(for service; do docker ps --quiet --filter "label=com.docker.compose.project=$project" \
     --filter "label=com.docker.compose.service=$service" --filter label=com.docker.compose.oneoff=False; done)
 # Whatever happens from here on, what ran before runs again; after a success the next step replaces it.

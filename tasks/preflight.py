@@ -50,7 +50,7 @@ if command -v docker >/dev/null; then
         say client "$(docker --version 2>/dev/null)"
         compose=$(docker compose version --short 2>/dev/null)
     fi
-    say compose "$compose"
+    say compose "${compose#v}"
     docker ps --filter "label=com.docker.compose.project=$project" --format '{{.Ports}}' 2>/dev/null |
         tr ',' '\n' | sed -n 's/.*:\([0-9]*\)->.*/\1/p' | sort -u | while read -r port; do say own_port "$port"; done
 fi

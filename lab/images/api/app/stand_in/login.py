@@ -27,7 +27,7 @@ blueprint = Blueprint("login", __name__, url_prefix="/console/api")
 
 
 def is_secure() -> bool:
-    """Both addresses must be https: one of them alone leaves browser and api with different cookie names (notes/dify.md, row 7)."""
+    """Both addresses must be https: one of them alone leaves browser and api with different cookie names."""
     return all(url.startswith("https") for url in (settings().console_web_url, settings().console_api_url))
 
 
