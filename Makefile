@@ -43,5 +43,5 @@ lock: ## write requirements.lock anew from pyproject.toml (needs uv)
 
 clean: ## remove the lab, the environment and what tools left
 	@test ! -e $(STAMP) || $(BIN)/python -m lab down
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build pyinfra-debug.log
+	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build pyinfra-debug.log
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
