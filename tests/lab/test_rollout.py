@@ -56,6 +56,14 @@ def test_a_second_run_changes_and_restarts_nothing(checkout: Checkout, host: Hos
     assert containers(host) == before
 
 
+def test_a_database_that_lets_nobody_in_is_no_reason_to_migrate(checkout: Checkout, host: Host) -> None:
+    allow = "docker exec dify-db_postgres-1 psql -U postgres -d postgres -c 'alter database dify allow_connections {}'"
+    sh(host, allow.format("false"))
+    planned = checkout.plan().ok().planned
+    sh(host, allow.format("true"))
+    assert planned == []
+
+
 def test_a_changed_setting_recreates_exactly_the_services_that_read_it(checkout: Checkout, host: Host) -> None:
     before = containers(host)
     checkout.write(".env", "PM2_INSTANCES=3\n")
