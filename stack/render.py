@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError, TemplateSyntaxError
+from pydantic import BaseModel, ByteSize, ConfigDict
 
 from stack import dotenv
 from stack.errors import InvalidError, nearest
@@ -53,10 +54,31 @@ class Folder:
     """A folder below ./volumes.
 
     owner: uid and gid of everything in it, repaired on every run; None when its container takes ownership itself.
+    first_owner: uid and gid that it is made with, for a container that cannot take ownership; what is in it is its own.
     """
 
     path: str
     owner: int | None = None
+    first_owner: int | None = None
+
+
+class Needs(BaseModel):
+    """What a service needs of its host: the x-host block of its template.
+
+    owner, first_owner: of its data folders, as in Folder.
+    memory: what it takes at work, in bytes.
+    sysctl: kernel settings that must be at least this.
+    architectures: that there is an image for, as Docker names them.
+    ports: that it listens on inside.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    owner: int | None = None
+    first_owner: int | None = None
+    memory: ByteSize
+    sysctl: dict[str, int] = {}
+    architectures: tuple[str, ...] = ("amd64", "arm64")
+    ports: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,6 +89,7 @@ class Service:
     digest: str
     one_shot: bool = False
     has_check: bool = True
+    needs: Needs = Needs(memory=ByteSize(0))
 
 
 @dataclass(frozen=True)
@@ -141,14 +164,16 @@ def _render(settings: Settings) -> Stack:
     folders: dict[str, Folder] = {}
     ports: list[str] = []
     for name, block in compose["services"].items():
-        needs = block.pop("x-host", {})
+        needs = Needs.model_validate(block.pop("x-host"))
         wanted = interpolate(block, settings.values)
         digest = _digest(wanted, files)
         texts[name] = X_HOST.sub("", texts[name]) + f'  labels:\n    {DIGEST_LABEL}: "{digest}"\n'
         if "profiles" in block and not active.intersection(block["profiles"]):
             continue
-        services[name] = Service(wanted["image"], digest, wanted.get("restart") == "no", "healthcheck" in wanted)
-        folders |= {f.path: f for f in _folders(wanted, needs.get("owner")) if f.owner or f.path not in folders}
+        services[name] = Service(
+            wanted["image"], digest, wanted.get("restart") == "no", "healthcheck" in wanted, needs
+        )
+        folders |= {f.path: f for f in _folders(wanted, needs) if f.owner or f.path not in folders}
         ports += [port.rpartition(":")[0] for port in wanted.get("ports", [])]
     files["docker-compose.yaml"] = File(_compose(settings, texts).encode())
     return Stack(settings, files, list(folders.values()), services, ports)
@@ -223,7 +248,7 @@ def _service_text(settings: Settings, name: str) -> str:
 
 
 def _compose(settings: Settings, texts: Mapping[str, str]) -> str:
-    extra = [name for name in settings.values if name not in settings.release.settings]
+    extra = [name for name in settings.values if name in settings.knobs.allow_unknown_settings]
     shared = [setting.name for setting in settings.release.settings.values() if setting.shared]
     return (
         _environment()
@@ -236,9 +261,9 @@ def _compose(settings: Settings, texts: Mapping[str, str]) -> str:
     )
 
 
-def _folders(block: Mapping[str, Any], owner: int | None) -> list[Folder]:
+def _folders(block: Mapping[str, Any], needs: Needs) -> list[Folder]:
     sources = (volume.split(":")[0] for volume in block.get("volumes", []))
-    return [Folder(source[2:], owner) for source in sources if source.startswith("./volumes/")]
+    return [Folder(s[2:], needs.owner, needs.first_owner) for s in sources if s.startswith("./volumes/")]
 
 
 def _digest(block: Mapping[str, Any], files: Mapping[str, File]) -> str:

@@ -10,6 +10,7 @@ from urllib.parse import quote as urlquote
 
 from jinja2.utils import htmlsafe_json_dumps
 
+from stack.choices import DATABASES, VECTOR_STORES
 from stack.dotenv import quote
 from stack.errors import InvalidError
 from stack.release import Release
@@ -17,17 +18,40 @@ from stack.release import Release
 # Letters and digits only: these values go through .env files, URLs, shells and SQL (Dify's own threads #23035, #23163).
 ALPHABET = string.ascii_letters + string.digits
 
-# Made once per deployment when the operator gives none, then kept in the host's .env. name: length in characters.
+# Made once per deployment when it needs them and the operator gives none, then kept in the host's .env.
+# name: length in characters.
 GENERATED = {
     "SECRET_KEY": 48,
     "INIT_PASSWORD": 24,
     "DB_PASSWORD": 32,
     "REDIS_PASSWORD": 32,
     "SANDBOX_API_KEY": 40,
-    "WEAVIATE_API_KEY": 40,
     "PLUGIN_DAEMON_KEY": 48,
     "PLUGIN_DIFY_INNER_API_KEY": 48,
+    "WEAVIATE_API_KEY": 40,
+    "QDRANT_API_KEY": 40,
+    "MILVUS_PASSWORD": 32,
+    "MINIO_ACCESS_KEY": 20,
+    "MINIO_SECRET_KEY": 40,
+    "CHROMA_AUTH_CREDENTIALS": 40,
+    "PGVECTOR_PASSWORD": 32,
+    "PGVECTO_RS_PASSWORD": 32,
+    "OPENSEARCH_PASSWORD": 24,
+    "ELASTICSEARCH_PASSWORD": 32,
+    "KIBANA_PASSWORD": 32,
+    "KIBANA_ENCRYPTION_KEY": 48,
+    "ORACLE_PASSWORD": 24,
+    "ORACLE_PWD": 24,
+    "OCEANBASE_VECTOR_PASSWORD": 32,
+    "COUCHBASE_PASSWORD": 32,
+    "VASTBASE_PASSWORD": 24,
+    "IRIS_PASSWORD": 24,
+    "OPENGAUSS_PASSWORD": 24,
+    "MYSCALE_PASSWORD": 32,
+    "MATRIXONE_PASSWORD": 24,
 }
+# Their servers take only passwords with a capital, a small letter, a digit and one of -_ and the like in them.
+STRONG = {"OPENSEARCH_PASSWORD", "ORACLE_PASSWORD", "ORACLE_PWD", "VASTBASE_PASSWORD", "IRIS_PASSWORD", "OPENGAUSS_PASSWORD"}
 
 INIT_PASSWORD_LIMIT = 30
 SHORTEST_MASKED = 6
@@ -36,6 +60,11 @@ LONG = 12
 
 # Secrets that what is stored depends on: another value than the host's would lock Dify out of its own data.
 BOUND_TO_DATA = {
+    **{
+        name: "its data was made with another password"
+        for choice in (*DATABASES.values(), *VECTOR_STORES.values())
+        for name in choice.bound
+    },
     "DB_PASSWORD": "the database was made with another password",
     "SECRET_KEY": "stored credentials are encrypted with what is derived from the old one",
 }
@@ -64,7 +93,14 @@ def is_secret(name: str) -> bool:
 
 def make(name: str) -> str:
     """A new random value for one of GENERATED."""
-    return "".join(secrets.choice(ALPHABET) for _ in range(GENERATED[name]))
+    if name not in STRONG:
+        return _random(GENERATED[name])
+    # A letter first, which Oracle wants; the rest of each kind is in it for sure.
+    return f"{secrets.choice(string.ascii_uppercase)}{secrets.choice(string.ascii_lowercase)}-{secrets.choice(string.digits)}{_random(GENERATED[name] - 4)}"
+
+
+def _random(length: int) -> str:
+    return "".join(secrets.choice(ALPHABET) for _ in range(length))
 
 
 def published(release: Release) -> dict[str, str]:

@@ -110,8 +110,11 @@ def load(
     secrets.refuse_long_init_password(given)
     secrets.refuse_rotation(given, kept, env_file)
     make = secrets.make if fresh else secrets.placeholder
-    own = {name: kept.get(name) or make(name) for name in secrets.GENERATED if name not in given}
-    values = wiring.derive(facts, given, own, knobs.profiles)
+    chosen = wiring.choose(facts, given, knobs.profiles)
+    # What is no longer chosen keeps its secrets too: its data still lies there, and may be wanted again.
+    mine = dict.fromkeys([*chosen.secrets, *(name for name in secrets.GENERATED if name in kept)])
+    own = {name: kept.get(name) or make(name) for name in mine if name not in given}
+    values = wiring.derive(facts, given, own, chosen, knobs.profiles)
     differs = {name: value for name, value in values.items() if value != _default(facts, name)}
     return Settings(host, knobs, facts, differs, frozenset(given))
 

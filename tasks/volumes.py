@@ -39,15 +39,15 @@ class NotAsWanted(FactBase[dict[str, str]]):
     default = dict
 
     def command(self, root: str, folders: list[Folder]) -> StringCommand:
-        arguments = [word for folder in folders for word in (folder.path, _owner(folder))]
+        arguments = [word for folder in folders for word in (folder.path, _word(folder.owner))]
         return StringCommand(script(LOOK, *arguments, root=root))
 
     def process(self, output: list[str]) -> dict[str, str]:
         return {path: what for what, _, path in (line.partition(" ") for line in output)}
 
 
-def _owner(folder: Folder) -> str:
-    return "-" if folder.owner is None else str(folder.owner)
+def _word(owner: int | None) -> str:
+    return "-" if owner is None else str(owner)
 
 
 @operation()
@@ -61,9 +61,10 @@ def folders(root: str, wanted: list[Folder]) -> Generator[StringCommand, None, N
     for folder in wanted:
         what = wrong.get(folder.path)
         if what == "missing":
-            yield StringCommand(script(MAKE, root=root, path=folder.path, owner=_owner(folder)))
+            owner = folder.first_owner if folder.owner is None else folder.owner
+            yield StringCommand(script(MAKE, root=root, path=folder.path, owner=_word(owner)))
         elif what == "owner":
             host.log(f"{folder.path}: some of it does not belong to {folder.owner}, mending that")
-            yield StringCommand(script(MEND, root=root, path=folder.path, owner=_owner(folder)))
+            yield StringCommand(script(MEND, root=root, path=folder.path, owner=_word(folder.owner)))
     if not wrong:
         host.noop("all data folders are as wanted")

@@ -9,13 +9,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stack import wiring
+from stack.choices import DATABASES, VECTOR_STORES
 from tests.unit.wanted import RELEASE, refused, settings_of, stack_of
 
 OWN = {"REDIS_PASSWORD": "rp", "SANDBOX_API_KEY": "sk", "WEAVIATE_API_KEY": "wk"}
 
 
 def derived(given: dict[str, str], profiles: list[str] | None = None) -> dict[str, str]:
-    return wiring.derive(RELEASE, given, {k: v for k, v in OWN.items() if not given.get(k)}, profiles or [])
+    chosen = wiring.choose(RELEASE, given, profiles or [])
+    own = {name: OWN.get(name, "made") for name in chosen.secrets if not given.get(name)}
+    return wiring.derive(RELEASE, given, own, chosen, profiles or [])
+
+
+def elsewhere(*names: str, **more: str) -> dict[str, str]:
+    """What must be given of services that run elsewhere."""
+    return {**dict.fromkeys(names, "given.lan"), **more}
+
+
+UPSTASH = elsewhere("UPSTASH_VECTOR_URL", "UPSTASH_VECTOR_TOKEN", VECTOR_STORE="upstash")
 
 
 # --- The broker ---
@@ -25,11 +36,11 @@ def derived(given: dict[str, str], profiles: list[str] | None = None) -> dict[st
     ("given", "url"),
     [
         ({}, "redis://:rp@redis:6379/1"),
-        ({"REDIS_HOST": "cache.lan", "REDIS_PORT": "6380"}, "redis://:rp@cache.lan:6380/1"),
-        ({"REDIS_USERNAME": "dify"}, "redis://dify:rp@redis:6379/1"),
-        ({"REDIS_USERNAME": "a:b"}, "redis://a%3Ab:rp@redis:6379/1"),
-        ({"REDIS_USE_SSL": "true"}, "rediss://:rp@redis:6379/1"),
-        ({"REDIS_USE_SSL": "True"}, "rediss://:rp@redis:6379/1"),
+        ({"REDIS_HOST": "cache.lan", "REDIS_PORT": "6380"}, "redis://:@cache.lan:6380/1"),
+        ({"REDIS_HOST": "cache.lan", "REDIS_PASSWORD": "x"}, "redis://:x@cache.lan:6379/1"),
+        ({"REDIS_HOST": "cache.lan", "REDIS_USERNAME": "a:b"}, "redis://a%3Ab:@cache.lan:6379/1"),
+        ({"REDIS_HOST": "cache.lan", "REDIS_USE_SSL": "true"}, "rediss://:@cache.lan:6379/1"),
+        ({"REDIS_HOST": "cache.lan", "REDIS_USE_SSL": "True"}, "rediss://:@cache.lan:6379/1"),
         ({"REDIS_USE_SSL": "false"}, "redis://:rp@redis:6379/1"),
         ({"REDIS_PASSWORD": "p@ss:w/rd#$%'\" "}, "redis://:p%40ss%3Aw%2Frd%23%24%25%27%22%20@redis:6379/1"),
         ({"CELERY_BROKER_URL": "sentinel://a:1;sentinel://b:1"}, "sentinel://a:1;sentinel://b:1"),
@@ -41,9 +52,9 @@ def test_the_broker_is_the_redis_that_was_chosen(given: dict[str, str], url: str
 
 @given(st.text(min_size=1), st.text(min_size=1))
 def test_any_user_and_password_come_through_the_brokers_url(user: str, password: str) -> None:
-    url = urlsplit(derived({"REDIS_USERNAME": user, "REDIS_PASSWORD": password})["CELERY_BROKER_URL"])
+    url = urlsplit(derived({"REDIS_HOST": "cache.lan", "REDIS_USERNAME": user, "REDIS_PASSWORD": password})["CELERY_BROKER_URL"])
     assert (unquote(url.username or ""), unquote(url.password or "")) == (user, password)
-    assert (url.hostname, url.port, url.path) == ("redis", 6379, "/1")
+    assert (url.hostname, url.port, url.path) == ("cache.lan", 6379, "/1")
 
 
 # --- What must agree ---
@@ -133,15 +144,28 @@ def test_the_backend_never_migrates_by_itself() -> None:
 @pytest.mark.parametrize(
     ("given", "profiles"),
     [
-        ({}, "postgresql,weaviate"),
-        ({"DB_HOST": "db.lan"}, "weaviate"),
-        ({"DB_HOST": "db_postgres"}, "postgresql,weaviate"),
-        ({"DB_HOST": ""}, "postgresql,weaviate"),
-        ({"WEAVIATE_ENDPOINT": "https://weaviate.lan"}, "postgresql"),
-        ({"WEAVIATE_ENDPOINT": "http://weaviate:8080"}, "postgresql,weaviate"),
-        ({"VECTOR_STORE": "weaviate"}, "postgresql,weaviate"),
-        *(({"VECTOR_STORE": store}, "postgresql") for store in sorted(wiring.ELSEWHERE)),
-        ({"VECTOR_STORE": "upstash", "DB_HOST": "db.lan"}, ""),
+        ({}, "postgresql,weaviate,redis"),
+        (elsewhere("DB_HOST", "DB_PASSWORD"), "weaviate,redis"),
+        ({"DB_HOST": "db_postgres"}, "postgresql,weaviate,redis"),
+        ({"DB_HOST": ""}, "postgresql,weaviate,redis"),
+        (elsewhere("WEAVIATE_ENDPOINT", "WEAVIATE_GRPC_ENDPOINT"), "postgresql,redis"),
+        ({"WEAVIATE_ENDPOINT": "http://weaviate:8080"}, "postgresql,weaviate,redis"),
+        ({"VECTOR_STORE": "weaviate"}, "postgresql,weaviate,redis"),
+        ({"REDIS_HOST": "cache.lan"}, "postgresql,weaviate"),
+        ({"REDIS_SENTINELS": "a.lan:26379,b.lan:26379"}, "postgresql,weaviate"),
+        *(
+            (elsewhere(*choice.needed, VECTOR_STORE=store), "postgresql,redis")
+            for store, choice in VECTOR_STORES.items()
+            if not choice.profile
+        ),
+        *(
+            ({"VECTOR_STORE": store}, f"postgresql,{choice.profile},redis")
+            for store, choice in VECTOR_STORES.items()
+            if choice.profile
+        ),
+        *(({"DB_TYPE": name}, f"{choice.profile},weaviate,redis") for name, choice in DATABASES.items()),
+        ({"ETL_TYPE": "Unstructured"}, "postgresql,weaviate,redis,unstructured"),
+        ({**UPSTASH, **elsewhere("REDIS_HOST", "DB_HOST", "DB_PASSWORD")}, ""),
     ],
 )
 def test_profiles_follow_from_what_runs_here(given: dict[str, str], profiles: str) -> None:
@@ -151,9 +175,10 @@ def test_profiles_follow_from_what_runs_here(given: dict[str, str], profiles: st
 @pytest.mark.parametrize(
     ("given", "gone"),
     [
-        ({"DB_HOST": "db.lan"}, {"db_postgres"}),
-        ({"VECTOR_STORE": "upstash"}, {"weaviate"}),
-        ({"VECTOR_STORE": "upstash", "DB_HOST": "db.lan"}, {"weaviate", "db_postgres"}),
+        (elsewhere("DB_HOST", "DB_PASSWORD"), {"db_postgres"}),
+        (elsewhere("REDIS_HOST"), {"redis"}),
+        (UPSTASH, {"weaviate"}),
+        ({**UPSTASH, **elsewhere("DB_HOST", "DB_PASSWORD")}, {"weaviate", "db_postgres"}),
     ],
 )
 def test_a_service_that_runs_elsewhere_neither_runs_nor_gets_a_folder_here(
@@ -161,14 +186,14 @@ def test_a_service_that_runs_elsewhere_neither_runs_nor_gets_a_folder_here(
 ) -> None:
     everything, stack = stack_of(), stack_of(given)
     assert set(everything.services) - set(stack.services) == gone
-    paths = {"db_postgres": "volumes/db/data", "weaviate": "volumes/weaviate"}
+    paths = {"db_postgres": "volumes/db/data", "weaviate": "volumes/weaviate", "redis": "volumes/redis/data"}
     assert {folder.path for folder in everything.folders} - {folder.path for folder in stack.folders} == {
         paths[name] for name in gone
     }
 
 
 def test_more_profiles_come_by_the_knob_and_once() -> None:
-    assert derived({}, ["weaviate", "debug"])["COMPOSE_PROFILES"] == "postgresql,weaviate,debug"
+    assert derived({}, ["weaviate", "debug"])["COMPOSE_PROFILES"] == "postgresql,weaviate,redis,debug"
 
 
 def test_a_profile_that_no_service_has_is_refused() -> None:
