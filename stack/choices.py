@@ -19,19 +19,19 @@ class Choice:
     profile: brings up our own; empty when there is none.
     local: the settings that lead to our own and their only right values; what the service reads itself is not here.
     where: the settings that say where it runs; one that names another host means elsewhere.
-    secrets: those of our own; made when the operator gives none.
-    bound: those among them that the service's data was made with.
+    secrets: those of our own; made when the operator gives none, as stack/secrets.py says.
     same: (Dify's side, the service's side): one value, whoever it came from.
     needed: what must be given when it runs elsewhere.
+    refused: the characters that our own cannot take, by setting.
     """
 
     profile: str = ""
     local: Mapping[str, str] = field(default_factory=dict)
     where: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
-    bound: tuple[str, ...] = ()
     same: tuple[Pair, ...] = ()
     needed: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     def is_local(self, given: Mapping[str, str]) -> bool:
         """Whether our own is meant: no setting of the operator's names another host."""
@@ -59,7 +59,6 @@ def _oceanbase(service: str, user: str) -> Choice:
         },
         where=("OCEANBASE_VECTOR_HOST",),
         secrets=("OCEANBASE_VECTOR_PASSWORD",),
-        bound=("OCEANBASE_VECTOR_PASSWORD",),
     )
 
 
@@ -73,7 +72,6 @@ _ELASTICSEARCH = Choice(
     },
     where=("ELASTICSEARCH_HOST",),
     secrets=("ELASTICSEARCH_PASSWORD", "KIBANA_PASSWORD", "KIBANA_ENCRYPTION_KEY"),
-    bound=("ELASTICSEARCH_PASSWORD",),
 )
 
 VECTOR_STORES: dict[str, Choice] = {
@@ -101,7 +99,6 @@ VECTOR_STORES: dict[str, Choice] = {
         },
         where=("MILVUS_URI",),
         secrets=("MILVUS_PASSWORD", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY"),
-        bound=("MILVUS_PASSWORD",),
     ),
     "chroma": Choice(
         profile="chroma",
@@ -115,7 +112,6 @@ VECTOR_STORES: dict[str, Choice] = {
         local={"PGVECTOR_HOST": "pgvector", "PGVECTOR_PORT": "5432"},
         where=("PGVECTOR_HOST",),
         secrets=("PGVECTOR_PASSWORD",),
-        bound=("PGVECTOR_PASSWORD",),
         same=(
             ("PGVECTOR_PASSWORD", "PGVECTOR_POSTGRES_PASSWORD"),
             ("PGVECTOR_USER", "PGVECTOR_PGUSER"),
@@ -129,7 +125,6 @@ VECTOR_STORES: dict[str, Choice] = {
         local={"PGVECTO_RS_HOST": "pgvecto-rs", "PGVECTO_RS_PORT": "5432"},
         where=("PGVECTO_RS_HOST",),
         secrets=("PGVECTO_RS_PASSWORD",),
-        bound=("PGVECTO_RS_PASSWORD",),
         needed=("PGVECTO_RS_PASSWORD",),
     ),
     "opensearch": Choice(
@@ -145,7 +140,6 @@ VECTOR_STORES: dict[str, Choice] = {
         },
         where=("OPENSEARCH_HOST",),
         secrets=("OPENSEARCH_PASSWORD",),
-        bound=("OPENSEARCH_PASSWORD",),
         same=(("OPENSEARCH_PASSWORD", "OPENSEARCH_INITIAL_ADMIN_PASSWORD"),),
     ),
     "elasticsearch": _ELASTICSEARCH,
@@ -154,15 +148,15 @@ VECTOR_STORES: dict[str, Choice] = {
         local=_ELASTICSEARCH.local,
         where=_ELASTICSEARCH.where,
         secrets=("ELASTICSEARCH_PASSWORD",),
-        bound=_ELASTICSEARCH.bound,
     ),
     "oracle": Choice(
         profile="oracle",
         local={"ORACLE_DSN": "oracle:1521/FREEPDB1", "ORACLE_IS_AUTONOMOUS": "false"},
         where=("ORACLE_DSN",),
         secrets=("ORACLE_PASSWORD", "ORACLE_PWD"),
-        bound=("ORACLE_PASSWORD", "ORACLE_PWD"),
         needed=("ORACLE_PASSWORD",),
+        # No password of Oracle's can hold one, however it is quoted.
+        refused={"ORACLE_PASSWORD": '"', "ORACLE_PWD": '"'},
     ),
     "oceanbase": _oceanbase("oceanbase", "root@test"),
     "seekdb": _oceanbase("seekdb", "root"),
@@ -171,7 +165,6 @@ VECTOR_STORES: dict[str, Choice] = {
         local={"COUCHBASE_CONNECTION_STRING": "couchbase://couchbase-server"},
         where=("COUCHBASE_CONNECTION_STRING",),
         secrets=("COUCHBASE_PASSWORD",),
-        bound=("COUCHBASE_PASSWORD",),
         needed=("COUCHBASE_PASSWORD",),
     ),
     "vastbase": Choice(
@@ -179,7 +172,6 @@ VECTOR_STORES: dict[str, Choice] = {
         local={"VASTBASE_HOST": "vastbase", "VASTBASE_PORT": "5432"},
         where=("VASTBASE_HOST",),
         secrets=("VASTBASE_PASSWORD",),
-        bound=("VASTBASE_PASSWORD",),
         needed=("VASTBASE_PASSWORD",),
     ),
     "iris": Choice(
@@ -194,7 +186,6 @@ VECTOR_STORES: dict[str, Choice] = {
         local={"OPENGAUSS_HOST": "opengauss"},
         where=("OPENGAUSS_HOST",),
         secrets=("OPENGAUSS_PASSWORD",),
-        bound=("OPENGAUSS_PASSWORD",),
         needed=("OPENGAUSS_PASSWORD",),
     ),
     "myscale": Choice(
@@ -234,7 +225,6 @@ def _database(profile: str, host: str, port: str, **more: str) -> Choice:
         local={"DB_HOST": host, "DB_PORT": port, **more},
         where=("DB_HOST",),
         secrets=("DB_PASSWORD",),
-        bound=("DB_PASSWORD",),
         needed=("DB_PASSWORD",) if profile == "postgresql" else ("DB_USERNAME", "DB_PASSWORD"),
         # The container knows one password only, whichever of its two uses it was made for.
         same=(("DB_PASSWORD", "OCEANBASE_VECTOR_PASSWORD"),) if port == "2881" else (),
@@ -257,7 +247,6 @@ REDIS = Choice(
         "REDIS_PORT": "6379",
         "REDIS_USERNAME": "",
         "REDIS_USE_SSL": "false",
-        "REDIS_USE_SENTINEL": "false",
     },
     where=("REDIS_HOST", "REDIS_SENTINELS"),
     secrets=("REDIS_PASSWORD",),
