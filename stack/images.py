@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from stack.errors import InvalidError, nearest
+from stack.release import tag_of
 from stack.settings import Settings
+
+# One version set: a newer plugin daemon with an older api loses its plugins (dify-plugin-daemon#696), and so on.
+TOGETHER = ("api", "web", "plugin_daemon", "sandbox")
 
 
 def reference(settings: Settings, service: str) -> str:
-    """The reference to pull: the operator's override, else the release's, at the mirror that `image_registry` names."""
-    images, known = settings.knobs.images, settings.release.images
-    for name in images:
+    """The reference to pull: the operator's override, else the release's, at the mirror that `image_registry` names.
+
+    Raises InvalidError for overrides that cannot be, ValueError for a service that the release has no image for.
+    """
+    if lines := [*_unknown(settings), *_mixed(settings)]:
+        raise InvalidError(lines)
+    image = settings.knobs.images.get(service) or settings.release.images.get(service)
+    if not image:
+        raise ValueError(f"stack/releases/{settings.release.version}/images.yaml names no image for {service}")
+    return mirrored(image, settings.knobs.image_registry)
+
+
+def _unknown(settings: Settings) -> Iterator[str]:
+    known = settings.release.images
+    for name in settings.knobs.images:
         if name not in known:
-            raise InvalidError(f"images[{name!r}]: no such service; known: {', '.join(known)}{nearest(name, known)}")
-    return mirrored(images.get(service, known[service]), settings.knobs.image_registry)
+            yield f"images[{name!r}]: no such service; known: {', '.join(known)}{nearest(name, known)}"
+
+
+def _mixed(settings: Settings) -> Iterator[str]:
+    """Overrides of another version than the release's; a digest without a tag is the operator's word for the same one."""
+    given, release = settings.knobs.images, settings.release
+    for name in () if settings.knobs.allow_mixed_images else TOGETHER:
+        image, wanted = given.get(name, ""), tag_of(release.images.get(name, ""))
+        if image and tag_of(image) != wanted and not ("@" in image and not tag_of(image)):
+            yield (
+                f"images[{name!r}] = {image!r}: {', '.join(TOGETHER)} are one set, and Dify {release.version} has {wanted} "
+                "here; choose another dify_version, or set allow_mixed_images = True"
+            )
 
 
 def canonical(image: str) -> str:

@@ -1,17 +1,24 @@
-"""One Dify release as data: its settings with their defaults, its images."""
+"""One Dify release as data: its settings with their defaults, its images, and what its own Compose files say."""
 
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any, Literal
 
 import yaml
 
 from stack.errors import InvalidError, nearest
 
 RELEASES = Path(__file__).parent / "releases"
+# Settings that Dify reads and upstream hands to no container, the same in every release.
+FORGOTTEN = RELEASES / "forgotten.tsv"
+TABLE_HEAD = "name\tdefault\tshared_by_api_worker_beat_plugin_daemon\tread_by\n"
+# Services that run the image of another one.
+IMAGE_OF = {"worker": "api", "worker_beat": "api", "matrixone_init": "api"}
 
 
 @dataclass(frozen=True)
@@ -21,11 +28,17 @@ class Setting:
     name: as in `.env`.
     default: the release's own.
     shared: whether api, worker, worker_beat and plugin_daemon all get it.
+    forgotten: whether Dify reads it, but its own Compose file hands it to no container; ours does when it is set.
     """
 
     name: str
     default: str
     shared: bool
+    forgotten: bool = False
+
+
+# A setting, and the services that read it besides the shared ones.
+Row = tuple[Setting, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -53,13 +66,36 @@ def load(version: str) -> Release:
     if version not in versions():
         hint = nearest(version, versions())
         raise InvalidError(f"dify_version = {version!r}: no such release here; known: {', '.join(versions())}{hint}")
-    folder = RELEASES / version
-    images = yaml.safe_load((folder / "images.yaml").read_text())
-    return Release(version, _settings(folder / "settings.tsv"), images)
+    images = yaml.safe_load((RELEASES / version / "images.yaml").read_text())
+    forgotten = {name: replace(setting, forgotten=True) for name, (setting, _) in _table(FORGOTTEN).items()}
+    return Release(version, {**forgotten, **{name: setting for name, (setting, _) in table(version).items()}}, images)
 
 
-def _settings(table: Path) -> dict[str, Setting]:
-    with table.open(newline="") as lines:
+def table(version: str) -> dict[str, Row]:
+    """Every setting of a release there is, with the services that read it besides what is shared."""
+    return _table(RELEASES / version / "settings.tsv")
+
+
+@cache
+def upstream(version: str, name: Literal["services", "middleware"] = "services") -> dict[str, Any]:
+    """What the release's own docker-compose.yaml says of its services, or its docker-compose.middleware.yaml.
+
+    An entry of `environment` is a value, or the setting that it is read from with the default written beside it.
+    """
+    facts = json.loads((RELEASES / version / f"{name}.json").read_text())
+    assert isinstance(facts, dict)
+    return facts
+
+
+def tag_of(image: str) -> str:
+    """The tag of an image; empty when it has none."""
+    return image.partition("@")[0].rpartition("/")[2].partition(":")[2]
+
+
+def _table(file: Path) -> dict[str, Row]:
+    with file.open(newline="") as lines:
         rows = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
         next(rows)
-        return {name: Setting(name, default, shared == "yes") for name, default, shared, *_ in rows}
+        return {
+            name: (Setting(name, default, shared == "yes"), tuple(by.split())) for name, default, shared, by, *_ in rows
+        }

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from stack import images
+from stack.release import tag_of
 from tests.unit.wanted import CORE, RELEASE, plain, refused, settings_of, stack_of
 
 
@@ -59,7 +62,7 @@ def test_every_core_service_has_an_image_that_is_pinned() -> None:
 
 
 def test_worker_and_beat_run_the_image_of_the_api() -> None:
-    services = stack_of(images={"api": "langgenius/dify-api:1.11.4-next"}).services
+    services = stack_of(images={"api": "langgenius/dify-api:1.11.4-next"}, allow_mixed_images=True).services
     assert {services[name].image for name in ("api", "worker", "worker_beat")} == {"langgenius/dify-api:1.11.4-next"}
 
 
@@ -85,3 +88,44 @@ def test_an_override_for_no_service_is_refused(typed: str, hint: str) -> None:
 
 def test_an_image_is_pulled_once_however_many_services_run_it() -> None:
     assert len(plain().images) == len(set(plain().images)) == len(CORE) - 2
+
+
+@pytest.mark.parametrize("service", images.TOGETHER)
+def test_an_image_of_another_version_than_its_fellows_is_refused(service: str) -> None:
+    (said,) = refused(lambda: stack_of(images={service: "registry.lan/own/image:9.9.9"}))
+    assert said.startswith(f"images[{service!r}] = 'registry.lan/own/image:9.9.9': ")
+    assert tag_of(RELEASE.images[service]) in said
+    assert said.endswith("choose another dify_version, or set allow_mixed_images = True")
+
+
+def test_every_image_that_does_not_fit_is_named_at_once() -> None:
+    wrong = {"api": "langgenius/dify-api:latest", "sandbox": "langgenius/dify-sandbox", "ngnix": "nginx:1"}
+    assert [said.partition("]")[0] for said in refused(lambda: stack_of(images=wrong))] == [
+        "images['ngnix'",
+        "images['api'",
+        "images['sandbox'",
+    ]
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "registry.lan:5000/own/dify-api:1.11.4",
+        "langgenius/dify-api:1.11.4@sha256:" + "0" * 64,
+        "langgenius/dify-api@sha256:" + "0" * 64,
+    ],
+)
+def test_the_same_version_may_come_from_elsewhere(image: str) -> None:
+    assert stack_of(images={"api": image}).services["worker"].image == image
+
+
+def test_two_versions_may_be_mixed_by_who_says_so() -> None:
+    mixed = stack_of(images={"plugin_daemon": "langgenius/dify-plugin-daemon:0.5.3-local"}, allow_mixed_images=True)
+    assert mixed.services["plugin_daemon"].image == "langgenius/dify-plugin-daemon:0.5.3-local"
+
+
+def test_a_service_that_the_release_has_no_image_for_is_named() -> None:
+    wanted = settings_of()
+    bare = replace(wanted, release=replace(RELEASE, images={"api": "langgenius/dify-api:1.11.4"}))
+    with pytest.raises(ValueError, match=r"^stack/releases/1\.11\.4/images\.yaml names no image for kibana$"):
+        images.reference(bare, "kibana")

@@ -1,74 +1,22 @@
-"""The rendered Compose file beside the release's own: what differs is wanted, and said here why."""
+"""The data of the releases, and the shared settings of the rendered Compose file beside them.
+
+What the services are beside the release's own is for a real Compose to say: tests/lab/test_conformance.py.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from fnmatch import fnmatchcase
-from functools import cache
 from typing import Any
 
 import pytest
 
-from stack import release
-from tests.unit.upstream import SERVICES
-from tests.unit.wanted import BACKEND, CORE, PUBLISHED, RELEASE, compose_of, plain, refused
+from stack import importer, release, secrets
+from stack.images import TOGETHER
+from stack.render import service_names
+from tests.unit.wanted import BACKEND, RELEASE, compose_of, refused, resolved, stack_of
 
-# {path: why}. A path is service.key...; `*` stands for any part.
-DIFFERENCES = {
-    "init_permissions.image": "upstream floats: pinned",
-    "nginx.image": "upstream floats: pinned",
-    "ssrf_proxy.image": "upstream floats: pinned",
-    "init_permissions.command.2": "the flag is set before the walk; says nothing; our own words",
-    "*.environment.INNER_API_KEY_FOR_PLUGIN": "no published default",
-    "plugin_daemon.environment.SERVER_KEY": "no published default",
-    "plugin_daemon.environment.DIFY_INNER_API_KEY": "no published default",
-    "db_postgres.environment.POSTGRES_PASSWORD": "no published default",
-    "redis.environment.REDISCLI_AUTH": "no published default",
-    "sandbox.environment.API_KEY": "no published default",
-    "weaviate.environment.AUTHENTICATION_APIKEY_ALLOWED_KEYS": "no published default",
-    "*.depends_on.db_mysql.*": "not offered yet",
-    "*.depends_on.oceanbase.*": "not offered yet",
-    "*.depends_on.seekdb.*": "not offered yet",
-    "*.depends_on.redis.condition": "healthy, not merely started: the backend ends when Redis does not answer",
-    "redis.command": "the password is no argument: every user of the host would see it in ps",
-    "redis.entrypoint.*": "the password comes on stdin",
-    "redis.healthcheck.*": "the password comes by REDISCLI_AUTH",
-    "db_postgres.command": "the same options, quoted otherwise",
-    "db_postgres.healthcheck.interval": "a check a second costs 80 ms of CPU each",
-    "sandbox.healthcheck.*": "on the port that is set, and silent",
-    "api.healthcheck.*": "upstream has none",
-    "worker.healthcheck.*": "upstream has none",
-    "worker_beat.healthcheck.*": "upstream has none",
-    "web.healthcheck.*": "upstream has none",
-    "plugin_daemon.healthcheck.*": "upstream has none",
-    "ssrf_proxy.healthcheck.*": "upstream has none",
-    "nginx.healthcheck.*": "upstream has none",
-    "weaviate.healthcheck.*": "upstream has none",
-    "plugin_daemon.ports.*": "nothing but nginx is published: the debugging port with the published key is a way in",
-    "nginx.ports.1": "published only when HTTPS is on",
-    "nginx.environment.*": "the files are rendered before they come to the host",
-    "ssrf_proxy.environment.*": "the files are rendered before they come to the host",
-    "nginx.volumes.*": "one folder: a replaced file is never seen through a mount of the file alone",
-    "ssrf_proxy.volumes.*": "one folder: a replaced file is never seen through a mount of the file alone",
-    "nginx.entrypoint.*": "no templates to fill in",
-    "nginx.command.*": "reads our folder",
-    "ssrf_proxy.entrypoint.*": "no templates to fill in",
-    "ssrf_proxy.user": "its log goes to stdout, which only the image's own user may then write",
-    "*.labels.dify.digest": "how a changed service is recognised",
-}
+VERSIONS = release.versions()
 VARIABLE = re.compile(r"\$\{(\w+)(?::-(.*)|:\?.*)\}")
-
-
-def flat(path: str, node: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield from flat(f"{path}.{key}", value)
-    elif isinstance(node, list):
-        for at, value in enumerate(node):
-            yield from flat(f"{path}.{at}", value)
-    else:
-        yield path, node
 
 
 def read(text: Any) -> Any:
@@ -77,102 +25,124 @@ def read(text: Any) -> Any:
     return (match[1], match[2]) if match else text
 
 
-def ours() -> dict[str, Any]:
-    """The core services, flat, without what they share."""
-    compose = compose_of(plain())
-    shared = compose["x-shared-env"]
-    found: dict[str, Any] = {}
-    for name, block in compose["services"].items():
-        environment = block.pop("environment", {})
-        block["environment"] = {
-            key: read(value) for key, value in environment.items() if shared.get(key) != value or name not in BACKEND
-        }
-        found |= flat(name, block)
-    return found
+def compose(version: str) -> dict[str, Any]:
+    return compose_of(stack_of(dify_version=version))
 
 
-def theirs() -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, block in SERVICES.items():
-        found |= flat(name, {key: value for key, value in block.items() if key != "reads_shared_settings"})
-    return found
+def shared(version: str) -> list[str]:
+    """The names that upstream shares, in its order."""
+    return [name for name, (setting, _) in release.table(version).items() if setting.shared]
 
 
-@cache
-def unlike() -> set[str]:
-    one, other = ours(), theirs()
-    return {path for path in one.keys() | other.keys() if one.get(path) != other.get(path)}
+def test_which_releases_there_are() -> None:
+    assert VERSIONS == ["1.11.4", "1.13.3"]
+    assert [len(release.table(version)) for version in VERSIONS] == [681, 706]
+    assert [len(shared(version)) for version in VERSIONS] == [677, 703]
 
 
-def test_every_service_is_there_and_no_other() -> None:
-    assert set(compose_of(plain())["services"]) == set(SERVICES) == CORE
+def test_a_release_without_data_is_refused() -> None:
+    assert refused(lambda: release.load("1.13.4")) == [
+        "dify_version = '1.13.4': no such release here; known: 1.11.4, 1.13.3; did you mean 1.13.3?"
+    ]
 
 
-@pytest.mark.parametrize("service", sorted(SERVICES))
-def test_a_service_is_the_releases_but_for_what_is_said_above(service: str) -> None:
-    paths = [path for path in unlike() if path.startswith(f"{service}.")]
-    assert [path for path in paths if not any(fnmatchcase(path, pattern) for pattern in DIFFERENCES)] == []
+def test_what_is_not_shared() -> None:
+    first, second = ({name for name, (s, _) in release.table(v).items() if not s.shared} for v in VERSIONS)
+    assert first == {"COMPOSE_PROFILES", "MARKETPLACE_URL", "NEXT_TELEMETRY_DISABLED", "PM2_INSTANCES"}
+    assert second == first - {"PM2_INSTANCES"}
 
 
-@pytest.mark.parametrize("pattern", DIFFERENCES)
-def test_a_difference_that_is_said_above_is_one(pattern: str) -> None:
-    assert any(fnmatchcase(path, pattern) for path in unlike())
-
-
-@pytest.mark.parametrize("service", sorted(CORE))
-def test_who_gets_all_shared_settings(service: str) -> None:
-    environment = compose_of(plain())["services"][service].get("environment", {})
-    shared = {setting.name for setting in RELEASE.settings.values() if setting.shared}
-    assert (shared <= environment.keys()) is bool(SERVICES[service]["reads_shared_settings"]) is (service in BACKEND)
-
-
-def test_shared_settings_are_those_of_the_release_in_its_order() -> None:
-    names = [setting.name for setting in RELEASE.settings.values() if setting.shared]
-    assert list(compose_of(plain())["x-shared-env"]) == names
-    assert len(names) == 677
-
-
-def test_a_shared_setting_has_the_releases_default_unless_it_is_a_published_credential() -> None:
-    shared = {name: read(text) for name, text in compose_of(plain())["x-shared-env"].items()}
-    other = {name for name, value in shared.items() if value != (name, RELEASE.default(name))}
-    assert other == {*PUBLISHED, "INIT_PASSWORD"}  # which has none, and is made for each host
-
-
-def test_postgres_gets_the_releases_options() -> None:
-    option = re.compile(r"\w+=\$\{\w+:-\w+\}")
-    said = option.findall(compose_of(plain())["services"]["db_postgres"]["command"])
-    assert said == option.findall(SERVICES["db_postgres"]["command"])
-    assert len(said) == 7
-
-
-def test_networks_are_the_releases() -> None:
-    # Those of Milvus and OpenSearch come with them.
-    assert compose_of(plain())["networks"] == {
-        "default": {"driver": "bridge"},
-        "ssrf_proxy_network": {"driver": "bridge", "internal": True},
-    }
-
-
-def test_the_table_of_settings_is_whole() -> None:
-    assert len(RELEASE.settings) == 681
-    assert {name for name, setting in RELEASE.settings.items() if not setting.shared} == {
-        "COMPOSE_PROFILES",
-        "MARKETPLACE_URL",
-        "NEXT_TELEMETRY_DISABLED",
-        "PM2_INSTANCES",
-    }
+def test_defaults_with_odd_characters_are_kept() -> None:
     assert RELEASE.default("LOG_DATEFORMAT") == "%Y-%m-%d %H:%M:%S"
     assert RELEASE.default("OPENSEARCH_INITIAL_ADMIN_PASSWORD") == "Qazwsxedc!@#123"
 
 
-def test_images_are_the_releases_but_for_those_that_float() -> None:
-    upstream = {name: SERVICES[name]["image"] for name in RELEASE.images}
-    assert {name for name, image in RELEASE.images.items() if image != upstream[name]} == {
-        name for name, image in upstream.items() if image.endswith(":latest")
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_the_services_read_are_settings(version: str) -> None:
+    known = release.table(version)
+    for name, block in release.upstream(version)["services"].items():
+        for setting, _ in importer.variables(block):
+            assert setting in known
+            assert name in known[setting][1]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_shared_settings_are_those_of_the_release_in_its_order(version: str) -> None:
+    mine = [name for name in compose(version)["x-shared-env"] if not release.load(version).settings[name].forgotten]
+    assert mine == shared(version)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_shared_setting_has_the_releases_default_unless_it_is_a_credential(version: str) -> None:
+    known = release.load(version)
+    ours = {name: read(text) for name, text in compose(version)["x-shared-env"].items()}
+    other = {name for name in shared(version) if ours[name] != (name, known.default(name))}
+    published = {name for name in secrets.published(known) if known.settings[name].shared}
+    # One that has no default in the release, and is made for each host.
+    assert other == {*published, "INIT_PASSWORD"}
+    assert all(ours[name][1] in (None, "") for name in other)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("service", service_names())
+def test_who_gets_all_shared_settings(version: str, service: str) -> None:
+    environment = compose(version)["services"][service].get("environment", {})
+    facts = release.upstream(version)["services"].get(service, {})
+    assert (set(shared(version)) <= environment.keys()) is (service in BACKEND)
+    assert facts.get("reads_shared_settings", False) is (service in BACKEND)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_service_of_the_release_is_offered_with_an_image(version: str) -> None:
+    upstream = set(release.upstream(version)["services"])
+    assert upstream <= set(service_names())
+    assert set(release.load(version).images) == upstream - release.IMAGE_OF.keys()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_image_is_pinned_that_can_be(version: str) -> None:
+    images = release.load(version).images
+    # No version of it is published under a name.
+    assert {name for name, image in images.items() if importer.floats(image)} == {"vastbase"}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_image_is_the_releases_unless_that_floats(version: str) -> None:
+    upstream = release.upstream(version)["services"]
+    ours = release.load(version).images
+    named = {name: block["image"] for name, block in upstream.items() if "image" in block and name in ours}
+    assert {name: ours[name] for name in named if not importer.floats(named[name])} == {
+        name: image for name, image in named.items() if not importer.floats(image)
     }
-    assert set(RELEASE.images) == CORE - {"worker", "worker_beat"}
 
 
-def test_a_release_without_data_is_refused() -> None:
-    assert release.versions() == ["1.11.4"]
-    assert refused(lambda: release.load("1.13.3")) == ["dify_version = '1.13.3': no such release here; known: 1.11.4"]
+def test_a_newer_release_keeps_the_pins_of_the_older_one() -> None:
+    older, newer = map(importer.known, VERSIONS)
+    assert importer.pin(newer, older)[0].images == newer.images
+    assert {name for name, image in newer.images.items() if older.images.get(name) != image} == set(TOGETHER)
+
+
+def test_an_image_has_the_tag_that_stands_last() -> None:
+    names = ("nginx", "nginx:1.28.0", "lan:5000/nginx", "lan:5000/nginx:1", "nginx:1@sha256:ab", "nginx@sha256:ab")
+    assert [release.tag_of(name) for name in names] == ["", "1.28.0", "", "1", "1", ""]
+
+
+def test_a_template_knows_what_its_release_lacks() -> None:
+    web = {version: compose(version)["services"]["web"]["environment"] for version in VERSIONS}
+    assert "PM2_INSTANCES" in web["1.11.4"]
+    assert "PM2_INSTANCES" not in web["1.13.3"]
+
+
+@pytest.mark.parametrize(
+    ("name", "service", "variable"),
+    [
+        ("TOP_K_MAX_VALUE", "web", "TOP_K_MAX_VALUE"),
+        ("INDEXING_MAX_SEGMENTATION_TOKENS_LENGTH", "web", "INDEXING_MAX_SEGMENTATION_TOKENS_LENGTH"),
+        ("WEAVIATE_AUTHENTICATION_ANONYMOUS_ACCESS_ENABLED", "weaviate", "AUTHENTICATION_ANONYMOUS_ACCESS_ENABLED"),
+    ],
+)
+def test_a_default_that_is_given_reaches_a_service_that_has_another_one(name: str, service: str, variable: str) -> None:
+    default = RELEASE.default(name)
+    unset, given = (resolved(stack_of(wish))["services"][service]["environment"] for wish in ({}, {name: default}))
+    assert unset[variable] != default
+    assert given[variable] == default
