@@ -6,6 +6,7 @@ import json
 import secrets
 import string
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from urllib.parse import quote as urlquote
 
 from jinja2.utils import htmlsafe_json_dumps
@@ -18,55 +19,69 @@ from stack.release import Release
 # Letters and digits only: these values go through .env files, URLs, shells and SQL (Dify's own threads #23035, #23163).
 ALPHABET = string.ascii_letters + string.digits
 
-# Made once per deployment when it needs them and the operator gives none, then kept in the host's .env.
-# name: length in characters.
-GENERATED = {
-    "SECRET_KEY": 48,
-    "INIT_PASSWORD": 24,
-    "DB_PASSWORD": 32,
-    "REDIS_PASSWORD": 32,
-    "SANDBOX_API_KEY": 40,
-    "PLUGIN_DAEMON_KEY": 48,
-    "PLUGIN_DIFY_INNER_API_KEY": 48,
-    "WEAVIATE_API_KEY": 40,
-    "QDRANT_API_KEY": 40,
-    "MILVUS_PASSWORD": 32,
-    "MINIO_ACCESS_KEY": 20,
-    "MINIO_SECRET_KEY": 40,
-    "CHROMA_AUTH_CREDENTIALS": 40,
-    "PGVECTOR_PASSWORD": 32,
-    "PGVECTO_RS_PASSWORD": 32,
-    "OPENSEARCH_PASSWORD": 24,
-    "ELASTICSEARCH_PASSWORD": 32,
-    "KIBANA_PASSWORD": 32,
-    "KIBANA_ENCRYPTION_KEY": 48,
-    "ORACLE_PASSWORD": 24,
-    "ORACLE_PWD": 24,
-    "OCEANBASE_VECTOR_PASSWORD": 32,
-    "COUCHBASE_PASSWORD": 32,
-    "VASTBASE_PASSWORD": 24,
-    "IRIS_PASSWORD": 24,
-    "OPENGAUSS_PASSWORD": 24,
-    "MYSCALE_PASSWORD": 32,
-    "MATRIXONE_PASSWORD": 24,
-}
-# Their servers take only passwords with a capital, a small letter, a digit and one of -_ and the like in them.
-STRONG = {"OPENSEARCH_PASSWORD", "ORACLE_PASSWORD", "ORACLE_PWD", "VASTBASE_PASSWORD", "IRIS_PASSWORD", "OPENGAUSS_PASSWORD"}
 
+@dataclass(frozen=True)
+class Secret:
+    """How one secret is made, and whether it can be made anew.
+
+    length: in characters; INIT_PASSWORD's form takes 30 at most, a MinIO access key has 20, Oracle takes 30 at most.
+    strong: its server refuses a password without a capital, a small letter, a digit and one of -_ and the like.
+    bound: why another value than the host's would lock Dify out of its own data; empty when it would not.
+    """
+
+    length: int
+    strong: bool = False
+    bound: str = ""
+
+
+_DATA = "its data was made with another password"
+
+# Made once per deployment when what is chosen needs them and the operator gives none, then kept in the host's .env.
+# Which choice needs which, and which settings must be the same, stands in stack/choices.py.
+GENERATED = {
+    "SECRET_KEY": Secret(48, bound="stored credentials are encrypted with what is derived from the old one"),
+    "INIT_PASSWORD": Secret(24),
+    "DB_PASSWORD": Secret(32, bound="the database was made with another password"),
+    "REDIS_PASSWORD": Secret(32),
+    "SANDBOX_API_KEY": Secret(40),
+    "PLUGIN_DAEMON_KEY": Secret(48),
+    "PLUGIN_DIFY_INNER_API_KEY": Secret(48),
+    "WEAVIATE_API_KEY": Secret(40),
+    "QDRANT_API_KEY": Secret(40),
+    "MILVUS_PASSWORD": Secret(32, bound=_DATA),
+    "MINIO_ACCESS_KEY": Secret(20),
+    "MINIO_SECRET_KEY": Secret(40),
+    "CHROMA_AUTH_CREDENTIALS": Secret(40),
+    "PGVECTOR_PASSWORD": Secret(32, bound=_DATA),
+    "PGVECTO_RS_PASSWORD": Secret(32, bound=_DATA),
+    "OPENSEARCH_PASSWORD": Secret(24, strong=True, bound=_DATA),
+    "ELASTICSEARCH_PASSWORD": Secret(32, bound=_DATA),
+    "KIBANA_PASSWORD": Secret(32),
+    "KIBANA_ENCRYPTION_KEY": Secret(48),
+    "ORACLE_PASSWORD": Secret(24, strong=True, bound=_DATA),
+    "ORACLE_PWD": Secret(24, strong=True, bound=_DATA),
+    "OCEANBASE_VECTOR_PASSWORD": Secret(32, bound=_DATA),
+    "COUCHBASE_PASSWORD": Secret(32, bound=_DATA),
+    "VASTBASE_PASSWORD": Secret(24, strong=True, bound=_DATA),
+    "IRIS_PASSWORD": Secret(24, strong=True),
+    "OPENGAUSS_PASSWORD": Secret(24, strong=True, bound=_DATA),
+    "MYSCALE_PASSWORD": Secret(32),
+    "MATRIXONE_PASSWORD": Secret(24),
+}
 INIT_PASSWORD_LIMIT = 30
 SHORTEST_MASKED = 6
 # From this length on a published secret is no ordinary word.
 LONG = 12
 
-# Secrets that what is stored depends on: another value than the host's would lock Dify out of its own data.
+# {secret that what is stored depends on: why}, under both of its names where it has two.
 BOUND_TO_DATA = {
+    **{name: secret.bound for name, secret in GENERATED.items() if secret.bound},
     **{
-        name: "its data was made with another password"
+        other: GENERATED[one].bound
         for choice in (*DATABASES.values(), *VECTOR_STORES.values())
-        for name in choice.bound
+        for one, other in choice.same
+        if one in GENERATED and GENERATED[one].bound
     },
-    "DB_PASSWORD": "the database was made with another password",
-    "SECRET_KEY": "stored credentials are encrypted with what is derived from the old one",
 }
 
 SUFFIXES = (
@@ -88,15 +103,17 @@ SUFFIXES = (
 
 def is_secret(name: str) -> bool:
     """Whether a setting's value must not be shown; goes by how Dify names its settings."""
-    return name.endswith(SUFFIXES)
+    return name.endswith(SUFFIXES) and not name.endswith("_PUBLIC_KEYS")
 
 
 def make(name: str) -> str:
     """A new random value for one of GENERATED."""
-    if name not in STRONG:
-        return _random(GENERATED[name])
-    # A letter first, which Oracle wants; the rest of each kind is in it for sure.
-    return f"{secrets.choice(string.ascii_uppercase)}{secrets.choice(string.ascii_lowercase)}-{secrets.choice(string.digits)}{_random(GENERATED[name] - 4)}"
+    secret = GENERATED[name]
+    if not secret.strong:
+        return _random(secret.length)
+    # A letter first, which Oracle wants; then one of each kind for sure.
+    kinds = (string.ascii_uppercase, string.ascii_lowercase, "-", string.digits)
+    return "".join(map(secrets.choice, kinds)) + _random(secret.length - len(kinds))
 
 
 def _random(length: int) -> str:
@@ -146,7 +163,7 @@ def refuse_rotation(given: Mapping[str, str], kept: Mapping[str, str], env_file:
     """Raise InvalidError when the operator's value of a secret that data hangs on is not the one the host runs with."""
     lines = [
         f"{name}: differs from the one in {env_file} on the host, and {why}; take it out of your settings to keep the "
-        "host's, or change both sides by hand first"
+        f"host's, or change both sides: pyinfra inventory.py tasks.secrets.rotate name={name}"
         for name, why in BOUND_TO_DATA.items()
         if given.get(name) and kept.get(name) and given[name] != kept[name]
     ]
