@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import combinations
 
 from pydantic import ByteSize
 
@@ -24,6 +25,8 @@ LATER_SHARE = 0.1
 class Machine:
     """What was found on a host; sizes in bytes. Empty strings stand for things that are not there."""
 
+    identity: str = ""
+    """the same for two names of one machine"""
     os_id: str = ""
     os_version: str = ""
     architecture: str = ""
@@ -39,10 +42,19 @@ class Machine:
     compose_v1: str = ""
     snap: bool = False
     running_from: str = ""
+    """folder that the project's containers were made from"""
+    occupied_by: str = ""
+    """another project whose containers were made from root"""
     curl: bool = False
     deployed: bool = False
     migrated: bool = False
     database: bool = False
+    rotation: str = ""
+    """the secret that an earlier run began to change"""
+    filled: tuple[str, ...] = ()
+    """folders below volumes/ that hold something, as "volumes/..."; two levels deep"""
+    unreachable: tuple[str, ...] = ()
+    """services that run elsewhere and are not reached from here, as "SETTING: host:port: why" """
     own_ports: tuple[str, ...] = ()
     listeners: tuple[tuple[str, str], ...] = field(default=())
     """(address:port, name of the process that listens there)"""
@@ -61,9 +73,37 @@ def failures(machine: Machine, stack: Stack, kept: Mapping[str, str]) -> list[st
         *_docker(machine),
         *_project(machine, knobs),
         *_sizes(machine, knobs),
-        *_ports(machine, stack.ports),
+        *_services(machine, stack),
+        *(f"{place}; is it up, and does its firewall let this host in?" for place in machine.unreachable),
+        *_ports(machine, stack.opened_by),
         *_data(machine, stack, kept),
     ]
+
+
+def clashes(deployments: Mapping[str, tuple[str, Stack]]) -> list[str]:
+    """What two deployments on one machine would take from each other; empty when each has its own.
+
+    deployments: {name in the inventory: (identity of the machine, what shall run)}
+    """
+    lines = []
+    for (one, (here, mine)), (other, (there, yours)) in combinations(deployments.items(), 2):
+        if here == there:
+            lines += [f"{one} and {other} are one machine: {what}" for what in _shared(mine, yours)]
+    return lines
+
+
+def _shared(mine: Stack, yours: Stack) -> Iterable[str]:
+    one, other = mine.settings.knobs, yours.settings.knobs
+    if one.project == other.project:
+        yield f"both are project {one.project!r}; give each its own project"
+    if f"{one.root}/".startswith(f"{other.root}/") or f"{other.root}/".startswith(f"{one.root}/"):
+        yield f"root {one.root} and root {other.root} overlap; give each its own root"
+    for knob in sorted(name for name in Knobs.model_fields if name.startswith("docker_")):
+        if getattr(one, knob) != getattr(other, knob):
+            yield f"{knob} differs, and they share one Docker; give both the same"
+    for port in mine.ports:
+        if any(_overlap(port, taken) for taken in yours.ports):
+            yield f"both publish port {port}; give each its own EXPOSE_NGINX_PORT in env/<host>.env"
 
 
 def _system(machine: Machine, knobs: Knobs) -> Iterable[str]:
@@ -104,6 +144,11 @@ def _project(machine: Machine, knobs: Knobs) -> Iterable[str]:
             f"project {knobs.project!r} runs from {machine.running_from}, not from {knobs.root}, where it would come up "
             "without its data: set root to that folder, or give this instance another project and port"
         )
+    if machine.occupied_by:
+        yield (
+            f"project {machine.occupied_by!r} runs from {knobs.root}, and two on the same data destroy it: give "
+            f"{knobs.project!r} a root of its own, or remove the other first, with project = {machine.occupied_by!r} in its data"
+        )
 
 
 def _sizes(machine: Machine, knobs: Knobs) -> Iterable[str]:
@@ -120,15 +165,36 @@ def _sizes(machine: Machine, knobs: Knobs) -> Iterable[str]:
             yield f"{_size(free)} free below {where}: less than {_size(int(least))} (knob {knob})"
 
 
+def _services(machine: Machine, stack: Stack) -> Iterable[str]:
+    """What the chosen services ask of the host."""
+    needs = {name: service.needs for name, service in stack.services.items()}
+    ours = ARCHITECTURES.get(machine.architecture)
+    for name, need in needs.items():
+        if ours and ours not in need.architectures:
+            yield (
+                f"{name}: its image is for {' and '.join(need.architectures)} only, and this host is {ours}: choose another, "
+                "or another host"
+            )
+    total = sum(need.memory for need in needs.values())
+    if stack.settings.knobs.min_memory and machine.memory < total * USABLE_MEMORY:
+        largest = sorted(needs, key=lambda name: needs[name].memory, reverse=True)
+        sums = ", ".join(f"{name} {_size(needs[name].memory)}" for name in largest[:4])
+        yield (
+            f"{_size(machine.memory)} of memory: the chosen services need {_size(total)} ({sums}, "
+            f"{len(needs) - 4} others {_size(sum(needs[name].memory for name in largest[4:]))}): choose smaller ones or a "
+            "larger host; min_memory = 0 turns this off"
+        )
+
+
 def _size(count: int) -> str:
     return ByteSize(count).human_readable()
 
 
-def _ports(machine: Machine, wanted: Iterable[str]) -> Iterable[str]:
-    for port in wanted:
+def _ports(machine: Machine, opened_by: Mapping[str, str]) -> Iterable[str]:
+    for port, setting in opened_by.items():
         for listener, process in machine.listeners:
             if _overlap(port, listener) and port.rpartition(":")[2] not in machine.own_ports:
-                yield f"port {port} is held by {process or 'another process'} ({listener}): stop it, or set EXPOSE_NGINX_PORT"
+                yield f"port {port} is held by {process or 'another process'} ({listener}): stop it, or set {setting}"
                 break
 
 
@@ -141,15 +207,54 @@ def _overlap(wanted: str, listener: str) -> bool:
 
 def _data(machine: Machine, stack: Stack, kept: Mapping[str, str]) -> Iterable[str]:
     root = stack.settings.knobs.root
-    own_database = "db_postgres" in stack.services
-    lost = [name for name in BOUND_TO_DATA if name not in kept and name not in stack.settings.given]
-    if machine.database and lost:
+    yield from _other_database(machine, stack, kept)
+    if lost := _lost(stack, kept, ("DB_PASSWORD", "SECRET_KEY")) if _has_database(machine, stack) else "":
         yield (
-            f"{root}/volumes/db/data holds a database, but {' and '.join(lost)} of it is gone from {root}/.env: restore "
-            f"that file, or set {' and '.join(lost)} to the old value"
+            f"{root}/{_database_folder(stack)} holds a database, but {lost} of it is gone from {root}/.env: restore "
+            f"that file, or set {lost} to the old value"
         )
-    if machine.migrated and own_database and not machine.database:
+    if machine.migrated and _database_folder(stack) and not _has_database(machine, stack):
         yield (
-            f"{root}/volumes/db/data is empty, but Dify ran here before: bring the data back, "
+            f"{root}/{_database_folder(stack)} is empty, but Dify ran here before: bring the data back, "
             f"or remove {root}/.migrated to start with an empty database"
         )
+    for what, choice in stack.settings.chosen.local.items():
+        filled = [folder for folder in _folders_of(stack, choice.profile) if folder in machine.filled]
+        bound = [name for name in choice.secrets if name in BOUND_TO_DATA and name != "DB_PASSWORD"]
+        if filled and (lost := _lost(stack, kept, bound)):
+            yield (
+                f"{root}/{filled[0]} holds the data of {what}, but {lost} of it is gone from {root}/.env: restore that "
+                f"file, or set {lost} to the old value"
+            )
+
+
+def _other_database(machine: Machine, stack: Stack, kept: Mapping[str, str]) -> Iterable[str]:
+    settings = stack.settings
+    before = kept.get("DB_TYPE") or settings.release.default("DB_TYPE")
+    if machine.migrated and before != settings["DB_TYPE"]:
+        root = settings.knobs.root
+        yield (
+            f"DB_TYPE={settings['DB_TYPE']}: this host's data is in {before}, and Dify would come up empty: leave it at "
+            f"{before}, or remove {root}/.migrated to start anew (the old data stays where it is)"
+        )
+
+
+def _lost(stack: Stack, kept: Mapping[str, str], names: Iterable[str]) -> str:
+    return " and ".join(name for name in names if name not in kept and name not in stack.settings.given)
+
+
+def _folders_of(stack: Stack, profile: str) -> list[str]:
+    return [folder for service in stack.services.values() if profile in service.profiles for folder in service.folders]
+
+
+def _database_folder(stack: Stack) -> str:
+    """Where our own database keeps its data; empty when it runs elsewhere."""
+    for what, choice in stack.settings.chosen.local.items():
+        if what.startswith("DB_TYPE="):
+            return next(iter(_folders_of(stack, choice.profile)), "")
+    return ""
+
+
+def _has_database(machine: Machine, stack: Stack) -> bool:
+    folder = _database_folder(stack)
+    return machine.database if stack.settings["DB_TYPE"] == "postgresql" else folder in machine.filled

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stack.requirements import Machine, failures
+from stack.requirements import Machine, clashes, failures
 from tests.unit.wanted import plain, stack_of
 
 KIB, GIB = 1024, 1024**3
@@ -89,7 +89,9 @@ def test_a_host_with_docker(changed: dict[str, Any], fragment: str) -> None:
         ({}, {"docker_source": "present"}, 'docker_source = "present", but there is no Docker'),
         ({"os_version": "12"}, {"docker_source": "distro"}, "Debian 12 has a Docker Engine older than 24"),
         ({"cpus": 1}, {"min_cpus": 1}, ""),
-        ({"memory": 2 * GIB}, {"min_memory": "2GiB"}, ""),
+        ({"memory": 3 * GIB}, {"min_memory": "3GiB"}, ""),
+        ({"memory": 2 * GIB}, {"min_memory": "2GiB"}, "2.0GiB of memory: the chosen services need 3.1GiB (api "),
+        ({"memory": 2 * GIB}, {"min_memory": "0"}, ""),
         ({"disk_root": GIB}, {"min_disk_root": "1GiB"}, ""),
         ({"disk_docker": GIB}, {"min_disk_docker": "2GiB"}, "1.0GiB free below /var/lib/docker: less than 2.0GiB"),
     ],
@@ -109,7 +111,7 @@ def test_curl_that_cannot_be_installed_by_us_must_be_there(os_id: str, source: s
 
 def test_everything_that_is_wrong_is_told_at_once() -> None:
     machine = Machine(os_id="arch", architecture="riscv64", listeners=(("*:80", "caddy"),))
-    assert len(said(machine)) == 8
+    assert len(said(machine)) == 9
 
 
 # --- Ports ---
@@ -184,7 +186,7 @@ def test_a_port_held_twice_is_told_once_and_two_ports_twice() -> None:
         ({"database": True}, {}, {"DB_PASSWORD": "old"}, "but SECRET_KEY of it is gone"),
         ({"database": True}, {}, {"DB_PASSWORD": "", "SECRET_KEY": ""}, "DB_PASSWORD and SECRET_KEY of it is gone"),
         ({"migrated": True}, BOTH, {}, "/opt/dify/volumes/db/data is empty, but Dify ran here before"),
-        ({"migrated": True}, BOTH, {"DB_HOST": "db.lan"}, ""),
+        ({"migrated": True}, BOTH, {"DB_HOST": "db.lan", "DB_PASSWORD": "old"}, ""),
     ],
 )
 def test_data_without_its_key_and_a_lost_database_stop_the_deploy(
@@ -210,3 +212,33 @@ def test_a_project_that_runs_from_another_folder_is_not_started_empty() -> None:
     expect(said(replace(WITH_DOCKER, running_from="/srv/dify")), "runs from /srv/dify, not from /opt/dify")
     expect(said(replace(WITH_DOCKER, running_from="/opt/dify")), "")
     expect(said(replace(WITH_DOCKER, running_from="/srv/dify"), root="/srv/dify"), "")
+
+
+# --- Two deployments on one machine ---
+
+
+@pytest.mark.parametrize(
+    ("knobs", "given", "fragments"),
+    [
+        ({"project": "two", "root": "/opt/two"}, {"EXPOSE_NGINX_PORT": "8080"}, []),
+        ({"project": "two", "root": "/opt/two"}, {"EXPOSE_NGINX_PORT": "127.0.0.1:8080"}, []),
+        ({"project": "two", "root": "/opt/two"}, {}, ["both publish port 80; give each its own EXPOSE_NGINX_PORT"]),
+        ({"project": "two", "root": "/opt/two"}, {"EXPOSE_NGINX_PORT": "127.0.0.1:80"}, ["both publish port 80"]),
+        ({"root": "/opt/two"}, {"EXPOSE_NGINX_PORT": "8080"}, ["both are project 'dify'"]),
+        ({"project": "two"}, {"EXPOSE_NGINX_PORT": "8080"}, ["root /opt/dify and root /opt/dify overlap"]),
+        ({"project": "two", "root": "/opt/dify/two"}, {"EXPOSE_NGINX_PORT": "8080"}, ["/opt/dify/two overlap"]),
+        ({"project": "two", "root": "/opt"}, {"EXPOSE_NGINX_PORT": "8080"}, ["root /opt overlap"]),
+        ({"project": "two", "root": "/opt/dify2"}, {"EXPOSE_NGINX_PORT": "8080"}, []),
+        ({}, {}, ["project", "root", "port"]),
+    ],
+)
+def test_two_deployments_on_one_machine_share_nothing(
+    knobs: dict[str, Any], given: dict[str, str], fragments: list[str]
+) -> None:
+    other = stack_of(given, **knobs)
+    lines = clashes({"a": ("one machine", plain()), "b": ("one machine", other)})
+    assert len(lines) == len(fragments)
+    for line, fragment in zip(lines, fragments, strict=True):
+        assert line.startswith("a and b are one machine: ")
+        assert fragment in line
+    assert clashes({"a": ("one machine", plain()), "b": ("another", other)}) == []
