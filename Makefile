@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help deploy test lint unit lab-test bench lock clean
+.PHONY: help deploy test lint unit lab-test docs bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ unit: $(STAMP) ## unit tests: seconds, no Docker
 lab-test: $(STAMP) ## tests on real hosts: containers on this machine that boot systemd and sshd
 	$(BIN)/python -m lab images
 	$(BIN)/pytest tests/lab --numprocesses $(WORKERS) --dist loadfile
+
+docs: $(STAMP) ## write the pages of docs/ that are made from data
+	$(BIN)/python -m stack docs
 
 bench: $(STAMP) ## what a converged run costs: SSH commands, seconds, memory
 	$(BIN)/python -m tests.bench

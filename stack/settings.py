@@ -3,26 +3,49 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from io import StringIO
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from dotenv.parser import parse_stream
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    IPvAnyAddress,
+    ValidationError,
+)
 
-from stack import dotenv, release, secrets, wiring
+from stack import accounts, address, derived, layers, middleware, release, secrets, sizes, types, validation, wiring
+from stack.contradictions import contradictions
 from stack.errors import InvalidError, nearest
+from stack.layers import LOGIN_IN_URL, SETTING, Given, Read, check_names
 from stack.release import Release
+from stack.wiring import Chosen
+
+_T = TypeVar("_T")
 
 # What pyinfra itself and its connectors read from host data is not ours to judge.
 FOREIGN_DATA = re.compile(r"_|ssh_|docker_identifier|winrm_|vagrant|terraform|fake_")
 
-AbsolutePath = Annotated[str, Field(pattern=r"^/[A-Za-z0-9._/-]*[A-Za-z0-9_-]$")]
+# What a pattern asks for, in words.
+_PATTERNS = {
+    r"^/[A-Za-z0-9._/-]*[A-Za-z0-9_-]$": "must be an absolute path without spaces, as /opt/dify",
+    r"^[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?(/[A-Za-z0-9._/-]+)?$": "must be host[:port][/path], without a scheme",
+    r"^[a-z0-9][a-z0-9_-]*$": "must be small letters, digits, - and _, and begin with a letter or digit",
+    r"^https?://": "must begin with http:// or https://",
+    r"^[0-9]+[kmg]$": "must be a size with k, m or g, as 50m",
+    r"-----BEGIN CERTIFICATE-----": "must be certificates in PEM, which begin with -----BEGIN CERTIFICATE-----",
+}
+# How pydantic names the types that a value was tried as; they stand among the keys that lead to it.
+_OF_PYDANTIC = re.compile(r"dict\[|constrained-str|literal\[|\[key\]")
+_PATH, _MIRROR, _PROJECT, _WEB, _LOG_SIZE, _PEM = _PATTERNS
+AbsolutePath = Annotated[str, Field(pattern=_PATH)]
 # A host with port and path, as an image's name begins: no scheme.
-Mirror = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?(/[A-Za-z0-9._/-]+)?$")]
-LOGIN_IN_URL = re.compile(r"://[^/@]*:[^/@]*@")
+Mirror = Annotated[str, Field(pattern=_MIRROR)]
 
 
 class Login(BaseModel):
@@ -40,16 +63,23 @@ class Knobs(BaseModel):
 
     dify_version: str
     root: AbsolutePath
-    project: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+    project: Annotated[str, Field(pattern=_PROJECT)]
+    mode: Literal["dify", "middleware"]
+    middleware_address: IPvAnyAddress
     profiles: list[str]
+    public_url: Annotated[str, AfterValidator(address.checked)]
+    admin: Annotated[accounts.Admin | None, BeforeValidator(accounts.checked)]
+    size: sizes.Size
+    workflow_log_retention_days: Annotated[int, Field(ge=0)]
     images: dict[str, str]
+    allow_mixed_images: bool
     image_registry: Literal[""] | Mirror | dict[str, Mirror]
     registry_login: dict[str, Login] = Field(repr=False)
     docker_source: Literal["distro", "docker", "present"]
-    docker_repository: Annotated[str, Field(pattern=r"^https?://")]
-    docker_log_max_size: Annotated[str, Field(pattern=r"^[0-9]+[kmg]$")]
+    docker_repository: Annotated[str, Field(pattern=_WEB)]
+    docker_log_max_size: Annotated[str, Field(pattern=_LOG_SIZE)]
     docker_log_max_file: Annotated[int, Field(ge=1)]
-    docker_registry_mirrors: list[Annotated[str, Field(pattern=r"^https?://")]]
+    docker_registry_mirrors: list[Annotated[str, Field(pattern=_WEB)]]
     docker_insecure_registries: list[str]
     docker_proxy: dict[Literal["http", "https", "no_proxy"], str] = Field(repr=False)
     docker_address_pools: list[dict[Literal["base", "size"], str | int]]
@@ -59,6 +89,7 @@ class Knobs(BaseModel):
     min_disk_docker: ByteSize
     answer_timeout: Annotated[int, Field(ge=10)]
     allow_unknown_settings: list[str]
+    ca_certificates: Literal[""] | Annotated[str, Field(pattern=_PEM)]
 
 
 @dataclass(frozen=True)
@@ -66,8 +97,12 @@ class Settings:
     """All that is wanted of one host.
 
     host: its name in the inventory.
-    values: each Dify setting that differs from the release's default; secrets included.
+    values: each Dify setting that is given or differs from the release's default; secrets included.
     given: the names among them that the operator set.
+    chosen: what the deployment consists of beside Dify itself.
+    layers: what each layer says of each setting that the operator gave, farthest first.
+    warnings: what is no error and should be read all the same, one line each.
+    size: the preset of stack/sizes.py that is in use; empty for none.
     """
 
     host: str
@@ -75,6 +110,10 @@ class Settings:
     release: Release = field(repr=False)
     values: dict[str, str] = field(repr=False)
     given: frozenset[str]
+    chosen: Chosen = field(repr=False)
+    layers: Mapping[str, Sequence[Given]] = field(default_factory=dict, repr=False)
+    warnings: tuple[str, ...] = ()
+    size: str = ""
 
     def __getitem__(self, name: str) -> str:
         return self.values.get(name) or self.release.default(name)
@@ -89,7 +128,13 @@ class Settings:
 
 
 def load(
-    host: str, data: Mapping[str, Any], groups: Iterable[str], folder: Path, kept: Mapping[str, str], fresh: bool = True
+    host: str,
+    data: Mapping[str, Any],
+    groups: Iterable[str],
+    folder: Path,
+    kept: Mapping[str, str],
+    fresh: bool = True,
+    memory: int | None = None,
 ) -> Settings:
     """Settings of one host.
 
@@ -97,26 +142,105 @@ def load(
     folder: where `.env` and `env/` lie (beside inventory.py).
     kept: what the host's own `.env` holds; its secrets are taken over.
     fresh: whether missing secrets are made; False writes placeholders instead.
+    memory: of the host in bytes, for size = "auto"; None before it was looked at, which is taken for the smallest.
     Raises InvalidError with a line for each thing that is wrong.
     """
-    knobs = _knobs(data)
-    facts = release.load(knobs.dify_version)
-    read = read_layers(folder, groups, host, facts, knobs.allow_unknown_settings)
-    # To Compose, an empty value is one that is not there: ${NAME:-default}.
-    given = {name: value for name, value in read.items() if value}
+    wrong = _Wrong()
+    knobs, facts = wrong.of(lambda: read_knobs(data, folder)), wrong.of(lambda: release_of(data))
+    if facts is None:
+        raise InvalidError(wrong.lines)
+    found = _read(host, data, groups, folder, facts)
+    given = _judged(wrong, found, facts, data)
+    if knobs is None or wrong.lines:
+        raise InvalidError(validation.ordered(wrong.lines))
+    try:
+        return _complete(host, knobs, facts, found, given, kept, fresh, memory)
+    except InvalidError as error:
+        raise InvalidError(validation.placed(error.lines, found.last)) from None
+
+
+def _complete(
+    host: str,
+    knobs: Knobs,
+    facts: Release,
+    found: Read,
+    given: dict[str, str],
+    kept: Mapping[str, str],
+    fresh: bool,
+    memory: int | None,
+) -> Settings:
+    """What the operator set, the secrets of the host and what follows from both."""
     env_file = f"{knobs.root}/.env"
-    secrets.refuse_published(facts, given)
     secrets.refuse_published(facts, {n: v for n, v in kept.items() if n not in given}, f" in {env_file} on the host")
-    secrets.refuse_long_init_password(given)
-    secrets.refuse_rotation(given, kept, env_file)
     make = secrets.make if fresh else secrets.placeholder
     chosen = wiring.choose(facts, given, knobs.profiles)
+    # What the host keeps of a service that now runs elsewhere was its own container's.
+    kept = {name: value for name, value in kept.items() if name not in chosen.theirs}
+    secrets.refuse_rotation(given, kept, env_file)
     # What is no longer chosen keeps its secrets too: its data still lies there, and may be wanted again.
     mine = dict.fromkeys([*chosen.secrets, *(name for name in secrets.GENERATED if name in kept)])
     own = {name: kept.get(name) or make(name) for name in mine if name not in given}
-    values = wiring.derive(facts, given, own, chosen, knobs.profiles)
-    differs = {name: value for name, value in values.items() if value != _default(facts, name)}
-    return Settings(host, knobs, facts, differs, frozenset(given))
+    values = wiring.derive(
+        facts, given, own, chosen, knobs.profiles, derived.settings(knobs, facts, given, kept, chosen, memory)
+    )
+    # What is given stands there even when it is the default: some services have another one (TOP_K_MAX_VALUE in web).
+    differs = {name: value for name, value in values.items() if name in given or value != _default(facts, name)}
+    size, asks = sizes.resolve(knobs.size, memory), derived.warnings(knobs, facts, given, kept, chosen, memory)
+    warnings = (*found.warnings, *layers.empties(found, facts), *asks)
+    return Settings(host, knobs, facts, differs, frozenset(given), chosen, found.given, warnings, size)
+
+
+class _Wrong:
+    """The lines of all that is wrong, so that none hides another."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def of(self, job: Callable[[], _T], given: Mapping[str, Given] | None = None, but: Iterable[str] = ()) -> _T | None:
+        """The job's result; its lines with the places of the settings they begin with, without those that name one of `but`."""
+        try:
+            return job()
+        except InvalidError as wrong:
+            lines = [line for line in wrong.lines if not any(name in re.findall(r"\w+", line) for name in but)]
+            self.lines += validation.placed(lines, given or {})
+            return None
+
+
+def release_of(data: Mapping[str, Any]) -> Release:
+    """The release as far as the knobs tell, right or wrong as they are otherwise."""
+    version = data.get("dify_version")
+    if not isinstance(version, str):
+        raise InvalidError([])  # said of the knob already
+    return middleware.release_for(str(data.get("mode")), release.load(version))
+
+
+def _read(host: str, data: Mapping[str, Any], groups: Iterable[str], folder: Path, facts: Release) -> Read:
+    return layers.read(folder, groups, host, data, [*facts.settings, *layers.allowed(data)])
+
+
+def _judged(wrong: _Wrong, found: Read, facts: Release, data: Mapping[str, Any]) -> dict[str, str]:
+    """What the operator set; empty values are left out, to Compose they are not there: ${NAME:-default}."""
+    wrong.lines += [*found.lines, *validation.wrong_names(found, facts, Knobs.model_fields)]
+    values = list(validation.wrong_values(found))
+    wrong.lines += (line for _, line in values)
+    bad = {name for name, _ in values}
+    last = {name: one for name, one in found.last.items() if name not in bad}
+    given = {name: types.of(name).normal(one.value, _default(facts, name) or "") for name, one in last.items()}
+    wrong.of(lambda: secrets.refuse_published(facts, given), last)
+    wrong.of(lambda: secrets.refuse_long_init_password(given), last)
+    wrong.of(lambda: middleware.refuse(str(data.get("mode")), given), last)
+    wrong.of(lambda: _refuse(contradictions(facts, given)), last, bad)
+    wrong.of(lambda: _refuse(derived.problems(facts, given, data)), last, bad)
+    # Of a mistyped choice nothing can follow; what follows from the default instead would only confuse.
+    if not set(wiring.CHOICES) & bad:
+        profiles = data.get("profiles")
+        wrong.of(lambda: wiring.choose(facts, given, profiles if isinstance(profiles, list) else []), last, bad)
+    return given
+
+
+def _refuse(lines: Iterable[str]) -> None:
+    if lines := list(lines):
+        raise InvalidError(lines)
 
 
 def _default(facts: Release, name: str) -> str | None:
@@ -124,98 +248,49 @@ def _default(facts: Release, name: str) -> str | None:
     return setting.default if setting else None
 
 
-def _knobs(data: Mapping[str, Any]) -> Knobs:
+def read_knobs(data: Mapping[str, Any], folder: Path = Path()) -> Knobs:
+    """The knobs among a host's data; raises InvalidError with a line for each that is wrong.
+
+    folder: where the inventory lies; files are named from there.
+    """
     known = Knobs.model_fields
     lines = [
-        f"{name} in group_data or host data: unknown knob{hint}"
-        for name in data
-        if name not in known and not FOREIGN_DATA.match(name) and (hint := nearest(name, known))
+        f"{name} in {layers.place_of(data, name, folder)}: {said}" for name in data if (said := _no_knob(name, known))
     ]
     try:
         knobs = Knobs.model_validate(dict(data))
     except ValidationError as error:
-        # A knob that may be of two types fails for each of them: the last says most.
-        lines += list({wrong["loc"][0]: _knob_line(data, wrong) for wrong in error.errors()}.values())
+        # A knob that may be of several types fails for each of them: the last that is not a mere "no dictionary" says most.
+        errors = sorted(error.errors(), key=lambda wrong: wrong["type"] != "dict_type")
+        lines += {wrong["loc"][0]: _knob_line(data, wrong, folder) for wrong in errors}.values()
     if lines:
         raise InvalidError(lines)
     return knobs
 
 
-def _knob_line(data: Mapping[str, Any], wrong: Any) -> str:
+def _no_knob(name: str, known: Iterable[str]) -> str:
+    """What is wrong with a name that looks like a knob and is none; what looks like nothing of ours is the operator's."""
+    if name in known or SETTING.fullmatch(name) or FOREIGN_DATA.match(name):
+        return ""
+    if name.upper() in types.declared():
+        return f"unknown knob; did you mean Dify's setting {name.upper()}?"
+    near = nearest(name, known)
+    return near and f"unknown knob{near}"
+
+
+def _knob_line(data: Mapping[str, Any], wrong: Any, folder: Path) -> str:
     name = str(wrong["loc"][0])
     if wrong["type"] == "missing" and len(wrong["loc"]) == 1:
         return f"{name}: this knob has no value; group_data/all.py has its default"
     inside = "".join(
-        f"[{part!r}]" for part in wrong["loc"][1:] if isinstance(part, str) and not part.startswith("dict[")
+        f"[{part!r}]" for part in wrong["loc"][1:] if isinstance(part, str) and not _OF_PYDANTIC.match(part)
     )
-    shown = "" if name in ("registry_login", "docker_proxy") else f" = {data[name]!r}"
-    return f"{name}{inside}{shown} in group_data or host data: {wrong['msg']}"
+    # Somebody may have taken a private key for a certificate.
+    hidden = name in ("registry_login", "docker_proxy", "ca_certificates") or "@" in str(data[name])
+    shown = "" if hidden else f" = {data[name]!r}"
+    said = _PATTERNS.get(wrong.get("ctx", {}).get("pattern"), wrong["msg"].replace("Input should be", "must be"))
+    said = "must be a size with a unit, as 4GiB" if wrong["type"].startswith("byte_size") else said
+    return f"{name}{inside}{shown} in {layers.place_of(data, name, folder)}: {said}"
 
 
-def read_layers(
-    folder: Path, groups: Iterable[str], host: str, facts: Release, allowed: Iterable[str] = ()
-) -> dict[str, str]:
-    """What the operator set, later files winning: .env, env/<group>.env in the order of the host's groups, env/<host>.env."""
-    files = [folder / ".env", *(folder / "env" / f"{name}.env" for name in dict.fromkeys([*groups, host]))]
-    given: dict[str, str] = {}
-    lines: list[str] = []
-    for file in files:
-        try:
-            given |= _read_env_file(file, folder, {*facts.settings, *allowed})
-        except InvalidError as wrong:
-            lines += wrong.lines
-    if lines:
-        raise InvalidError(lines)
-    return given
-
-
-def _read_env_file(file: Path, folder: Path, known: set[str]) -> dict[str, str]:
-    where = file.relative_to(folder)
-    try:
-        data = file.read_bytes()
-        bindings = list(parse_stream(StringIO(data.decode())))
-    except FileNotFoundError:
-        return {}
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise InvalidError(f"{where} line {line}: cannot be read: not UTF-8") from None
-    except OSError as error:
-        raise InvalidError(f"{where}: cannot be read: {error.strerror}") from None
-    values: dict[str, str] = {}
-    lines: list[str] = []
-    for binding in bindings:
-        at = f"{where} line {dotenv.line_of(binding)}"
-        if binding.error or (binding.key is not None and binding.value is None):
-            named = _name_in(binding.original.string, known)
-            lines.append(f"{at}: not NAME=value{named}; a value with spaces, # or quotes must be quoted")
-        elif binding.key is not None and binding.key not in known:
-            near = nearest(binding.key, known)
-            # A line that was broken in the middle of a secret has no name that looks like one: not to be shown.
-            name = binding.key if near or re.fullmatch(r"[A-Z][A-Z_]{2,40}", binding.key) else "its name"
-            lines.append(f"{at}: {name} is no setting of this Dify release{near}")
-        elif binding.key is not None:
-            values[binding.key] = dotenv.value_of(binding) or ""
-    if lines:
-        raise InvalidError(lines)
-    return values
-
-
-def _name_in(line: str, known: set[str]) -> str:
-    """The setting that a broken line begins with, if there is one; all else of it may be a secret."""
-    word = re.match(r"\s*(?:export\s+)?(\w*)", line)
-    return f" ({word[1]})" if word and word[1] in known else ""
-
-
-def check_names(folder: Path, groups: Iterable[str], hosts: Iterable[str]) -> None:
-    """Raise InvalidError for each env/<name>.env and group_data/<name>.py that no group or host of the inventory reads."""
-    groups, hosts = set(groups) - {"all"}, set(hosts)
-    stray = [(p, groups | hosts) for p in sorted((folder / "env").glob("*.env"))]
-    stray += [(p, groups | {"all"}) for p in sorted((folder / "group_data").glob("*.py"))]
-    lines = [
-        f"{path.relative_to(folder)}: the inventory has no group{'' if path.suffix == '.py' else ' or host'} "
-        f"{path.stem!r}{nearest(path.stem, known)}"
-        for path, known in stray
-        if path.stem not in known
-    ]
-    if lines:
-        raise InvalidError(lines)
+__all__ = ["Knobs", "Settings", "check_names", "load", "read_knobs", "release_of"]

@@ -113,8 +113,8 @@ def test_a_file_of_settings_for_all_hosts_is_read_or_refused(checkout: Checkout)
 def test_every_host_gets_a_folder_of_its_own(checkout: Checkout) -> None:
     checkout.write("inventory.py", 'dify = ["web1", ("web2", {"project": "two"})]\n')
     assert rendered() == 0
-    assert b"name: two\n" in checkout.tree()["web2/docker-compose.yaml"]
-    assert b"name: dify\n" in checkout.tree()["web1/docker-compose.yaml"]
+    assert b'name: "two"\n' in checkout.tree()["web2/docker-compose.yaml"]
+    assert b'name: "dify"\n' in checkout.tree()["web1/docker-compose.yaml"]
 
 
 @pytest.mark.parametrize(
