@@ -16,21 +16,22 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError, TemplateSyntaxError
 from pydantic import BaseModel, ByteSize, ConfigDict
 
-from stack import dotenv
+from stack import address, developer, dotenv, external, middleware, sizes
 from stack.errors import InvalidError, nearest
 from stack.images import reference
 from stack.interpolate import interpolate
+from stack.release import IMAGE_OF
 from stack.secrets import is_secret
 from stack.settings import Settings
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 DIGEST_LABEL = "dify.digest"
-IMAGE_OF = {"worker": "api", "worker_beat": "api"}
 DATABASES = ("db_postgres", "db_mysql", "oceanbase", "seekdb")
 # What the sandbox installs, one package a line; the operator's own.
 REQUIREMENTS = "volumes/sandbox/dependencies/python-requirements.txt"
 # A service's x-host block: what it needs of its host. We read it; Compose must not see it.
 X_HOST = re.compile(r"^  x-host:.*\n(?:    .*\n)*", re.MULTILINE)
+VARIABLE = re.compile(r"\$\{(\w+)")
 
 
 @dataclass(frozen=True)
@@ -83,13 +84,24 @@ class Needs(BaseModel):
 
 @dataclass(frozen=True)
 class Service:
-    """One service that shall run: the reference of its image, and what its container must be labelled with."""
+    """One service that shall run.
+
+    image: the reference to pull.
+    digest: what its container must be labelled with.
+    one_shot: whether it ends when its job is done.
+    has_check: whether it has a health check.
+    needs: what its host must give it.
+    profiles: those that bring it up; none for one that always runs.
+    folders: its data, below `root`.
+    """
 
     image: str
     digest: str
     one_shot: bool = False
     has_check: bool = True
     needs: Needs = Needs(memory=ByteSize(0))
+    profiles: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,7 +111,8 @@ class Stack:
     files: by path below `root`.
     folders: the data folders of the chosen services.
     services: those that the chosen profiles bring up.
-    ports: "address:port" or "port" on the host that nginx is published at; the first is http.
+    ports: "address:port" or "port" on the host that something is published at; the first of nginx is http.
+    opened_by: the setting behind each of them.
     """
 
     settings: Settings
@@ -107,6 +120,7 @@ class Stack:
     folders: list[Folder]
     services: dict[str, Service]
     ports: list[str]
+    opened_by: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def images(self) -> list[str]:
@@ -156,27 +170,54 @@ def _reason(error: Exception) -> str:
 
 def _render(settings: Settings) -> Stack:
     files = _configuration(settings)
-    texts = {name: _service_text(settings, name) for name in service_names()}
+    names = (name for name in service_names() if not middleware.leaves_out(settings, name))
+    texts = {name: service_text(settings, name) for name in names}
     compose = yaml.load(_compose(settings, texts), yaml.CSafeLoader)
     active = set(filter(None, settings.values["COMPOSE_PROFILES"].split(",")))
     _refuse_unknown_profiles(compose["services"], settings.knobs.profiles)
     services: dict[str, Service] = {}
     folders: dict[str, Folder] = {}
-    ports: list[str] = []
+    opened_by: dict[str, str] = {}
     for name, block in compose["services"].items():
         needs = Needs.model_validate(block.pop("x-host"))
+        added = middleware.additions(settings, name) | sizes.additions(settings.size, name, block)
+        block |= added
         wanted = interpolate(block, settings.values)
         digest = _digest(wanted, files)
-        texts[name] = X_HOST.sub("", texts[name]) + f'  labels:\n    {DIGEST_LABEL}: "{digest}"\n'
+        texts[name] = X_HOST.sub("", texts[name]) + _yaml(added) + f'  labels:\n    {DIGEST_LABEL}: "{digest}"\n'
         if "profiles" in block and not active.intersection(block["profiles"]):
             continue
+        own = _folders(wanted, needs)
         services[name] = Service(
-            wanted["image"], digest, wanted.get("restart") == "no", "healthcheck" in wanted, needs
+            image=wanted["image"],
+            digest=digest,
+            one_shot=wanted.get("restart") == "no",
+            has_check="healthcheck" in wanted,
+            needs=needs,
+            profiles=tuple(wanted.get("profiles", ())),
+            folders=tuple(folder.path for folder in own),
         )
-        folders |= {f.path: f for f in _folders(wanted, needs) if f.owner or f.path not in folders}
-        ports += [port.rpartition(":")[0] for port in wanted.get("ports", [])]
+        folders |= {f.path: f for f in own if f.owner or f.path not in folders}
+        _open(opened_by, block.get("ports", []), wanted.get("ports", []))
+    # A folder that is called like a service is that service's: with the service it is not wanted.
+    unwanted = set(service_names()) - services.keys()
+    files = {path: file for path, file in files.items() if path.partition("/")[0] not in unwanted}
     files["docker-compose.yaml"] = File(_compose(settings, texts).encode())
-    return Stack(settings, files, list(folders.values()), services, ports)
+    return Stack(settings, files, list(folders.values()), services, list(opened_by), opened_by)
+
+
+def _yaml(block: Mapping[str, Any]) -> str:
+    return indent(yaml.safe_dump(block, sort_keys=False, width=1000), "  ") if block else ""
+
+
+def _open(opened_by: dict[str, str], written: Iterable[str], resolved: Iterable[str]) -> None:
+    """Note which setting publishes each port; raises InvalidError for two at one."""
+    for text, filled in zip(written, resolved, strict=True):
+        port, name = filled.rpartition(":")[0], VARIABLE.search(text)
+        setting = name[1] if name else ""
+        if port in opened_by:
+            raise InvalidError(f"port {port}: both {opened_by[port]} and {setting} name it; give one of them another")
+        opened_by[port] = setting
 
 
 def _refuse_unknown_profiles(blocks: Mapping[str, Any], wanted: Iterable[str]) -> None:
@@ -201,10 +242,19 @@ def _variables(settings: Settings) -> dict[str, Any]:
         "release": settings.release,
         "setting": settings,
         "https": settings["NGINX_HTTPS_ENABLED"].lower() == "true",
+        "public": address.parse(settings.knobs.public_url) if settings.knobs.public_url else None,
+        "memory_limit": lambda name: sizes.limit(settings.size, name),
         "databases": [name for name in DATABASES if name in service_names()],
+        "server_options": _quoted(external.server_options(settings["DB_EXTRAS"])),
+        "certificates": f"./certificates:{external.CERTIFICATES}:ro" if settings.knobs.ca_certificates else "",
         "env": lambda name, default=None: _env(settings, name, default),
         "image": lambda name: reference(settings, IMAGE_OF.get(name) or name),
     }
+
+
+def _quoted(value: str) -> str:
+    """A value for a Compose file in which Compose itself fills nothing in; empty stays empty."""
+    return json.dumps(value.replace("$", "$$")) if value else ""
 
 
 def _env(settings: Settings, name: str, default: str | None = None) -> str:
@@ -224,11 +274,14 @@ def _configuration(settings: Settings) -> dict[str, File]:
     files = {".env": File(dotenv.write(settings).encode(), 0o600), REQUIREMENTS: File(b"", keep=True)}
     for path in sorted(TEMPLATES.rglob("*.j2")):
         name = path.relative_to(TEMPLATES).as_posix().removesuffix(".j2")
-        if name != "docker-compose.yaml" and not name.startswith("services/"):
+        folder = name.partition("/")[0]
+        if name != "docker-compose.yaml" and folder != "services" and not middleware.leaves_out(settings, folder):
             reader = _Reader(settings)
             text = _environment().get_template(f"{name}.j2").render(_variables(settings) | {"setting": reader})
             files[name] = File(text.encode(), 0o600 if any(map(is_secret, reader.read)) else 0o644)
-    return files
+    if settings.knobs.ca_certificates:
+        files["certificates/ca.pem"] = File(settings.knobs.ca_certificates.encode())
+    return files | {path: File(text.encode(), 0o600) for path, text in developer.files(settings).items()}
 
 
 class _Reader:
@@ -243,13 +296,18 @@ class _Reader:
         return self._settings[name]
 
 
-def _service_text(settings: Settings, name: str) -> str:
+def service_text(settings: Settings, name: str) -> str:
+    """A service's part of the Compose file before anything is filled in from .env, x-host included."""
     return _environment().get_template(f"services/{name}.yaml.j2").render(_variables(settings)).lstrip("\n")
 
 
 def _compose(settings: Settings, texts: Mapping[str, str]) -> str:
     extra = [name for name in settings.values if name in settings.knobs.allow_unknown_settings]
-    shared = [setting.name for setting in settings.release.settings.values() if setting.shared]
+    shared = [
+        setting.name
+        for setting in settings.release.settings.values()
+        if setting.shared and (not setting.forgotten or setting.name in settings.values)
+    ]
     return (
         _environment()
         .get_template("docker-compose.yaml.j2")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from urllib.parse import quote, unquote, urlsplit
 
+from stack import external, redis
 from stack.choices import DATABASE_PORTS, DATABASES, LISTS, REDIS, SANDBOX_KEYS, UNSTRUCTURED, VECTOR_STORES, Choice
 from stack.errors import InvalidError, nearest
 from stack.release import Release
@@ -35,6 +35,11 @@ class Chosen:
 
 
     @property
+    def theirs(self) -> set[str]:
+        """The secrets of services that run elsewhere: whoever runs them makes and changes these, not we."""
+        return {name for choice in self.elsewhere.values() for name in choice.secrets} - set(self.secrets)
+
+    @property
     def pairs(self) -> list[tuple[str, str]]:
         """Settings that must have one value: (Dify's side, the service's side)."""
         return [SANDBOX_KEYS, *(pair for choice in self.local.values() for pair in choice.same)]
@@ -56,6 +61,8 @@ def choose(release: Release, given: Mapping[str, str], profiles: Iterable[str]) 
         *_apart(given, chosen.pairs),
         *_not_ours(given, chosen),
         *_nowhere(given, chosen),
+        *_unusable(given, chosen),
+        *external.contradictions(release, given),
     ]:
         raise InvalidError(lines)
     return chosen
@@ -87,12 +94,24 @@ def _nowhere(given: Mapping[str, str], chosen: Chosen) -> Iterable[str]:
             yield f"{what}: runs elsewhere, so {_names(missing)} must be given"
 
 
+def _unusable(given: Mapping[str, str], chosen: Chosen) -> Iterable[str]:
+    for what, choice in chosen.local.items():
+        for name, characters in choice.refused.items():
+            if bad := [character for character in characters if character in given.get(name, "")]:
+                yield f"{name}: {what} cannot take {' or '.join(bad)} in it; give it another value"
+
+
 def _names(names: list[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def derive(
-    release: Release, given: Mapping[str, str], own: Mapping[str, str], chosen: Chosen, extra_profiles: Iterable[str]
+    release: Release,
+    given: Mapping[str, str],
+    own: Mapping[str, str],
+    chosen: Chosen,
+    extra_profiles: Iterable[str],
+    from_knobs: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """All values that are set: the operator's, the host's secrets, and what follows from them.
 
@@ -101,17 +120,20 @@ def derive(
     own: the secrets of this deployment.
     chosen: what it consists of.
     extra_profiles: Compose profiles to bring up besides those that the choices need.
+    from_knobs: what follows from public_url and the like (stack/derived.py); anything else wins over it.
     Raises InvalidError for a CELERY_BROKER_URL that cannot log in.
     """
     given = {name: value for name, value in given.items() if value}
-    values = {**own, **_leading(chosen), **given}
+    values = {**(from_knobs or {}), **own, **_leading(chosen), **given}
     for pair in chosen.pairs:
         _make_agree(values, given, *pair)
-    broker = _broker_url(release, values)
-    if _other_password(values.setdefault("CELERY_BROKER_URL", broker), broker):
+    follows = redis.derived(lambda name: values.get(name) or release.default(name), values)
+    values = {**follows, **values}
+    if redis.other_password(values["CELERY_BROKER_URL"], follows["CELERY_BROKER_URL"]):
         raise InvalidError(
             "CELERY_BROKER_URL: its password is not REDIS_PASSWORD; leave it out, it follows from REDIS_*"
         )
+    values |= external.derived(values)
     values["MIGRATION_ENABLED"] = "false"
     values["COMPOSE_PROFILES"] = ",".join(
         dict.fromkeys([*(choice.profile for choice in chosen.local.values()), *extra_profiles])
@@ -126,6 +148,7 @@ def _contradictions(given: Mapping[str, str]) -> Iterable[str]:
         yield f"PGDATA={given['PGDATA']}: must be below {PGDATA_MOUNT}, the only folder that outlives the container"
     if "COMPOSE_PROFILES" in given:
         yield "COMPOSE_PROFILES: follows from VECTOR_STORE and DB_TYPE; for others use the knob profiles"
+    yield from redis.contradictions(given)
 
 
 def _apart(given: Mapping[str, str], pairs: Iterable[tuple[str, str]]) -> Iterable[str]:
@@ -149,7 +172,7 @@ def _not_ours(given: Mapping[str, str], chosen: Chosen) -> Iterable[str]:
 def _leading(chosen: Chosen) -> dict[str, str]:
     """The settings that lead to each service; the choices that Dify uses win over extra profiles."""
     values: dict[str, str] = {}
-    for choice in reversed(chosen.local.values()):
+    for choice in reversed(list(chosen.local.values())):
         values |= choice.local
     for what in chosen.elsewhere:
         if what.startswith("DB_TYPE="):
@@ -166,18 +189,3 @@ def _make_agree(values: dict[str, str], given: Mapping[str, str], one: str, othe
 
 def _values(name: str, value: str) -> list[str]:
     return value.split(",") if name in LISTS else [value]
-
-
-def _broker_url(release: Release, values: Mapping[str, str]) -> str:
-    def get(name: str) -> str:
-        return values.get(name) or release.default(name)
-
-    scheme = "rediss" if get("REDIS_USE_SSL").lower() == "true" else "redis"
-    user, password = quote(get("REDIS_USERNAME"), safe=""), quote(values.get("REDIS_PASSWORD", ""), safe="")
-    return f"{scheme}://{user}:{password}@{get('REDIS_HOST')}:{get('REDIS_PORT')}/1"
-
-
-def _other_password(given: str, derived: str) -> bool:
-    """Whether two URLs lead to the same Redis with different passwords."""
-    one, other = urlsplit(given), urlsplit(derived)
-    return one.hostname == other.hostname and unquote(one.password or "") != unquote(other.password or "")

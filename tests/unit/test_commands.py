@@ -53,6 +53,19 @@ def test_any_value_comes_through_a_real_shell(value: str, arguments: list[str]) 
     assert done.stdout.decode().split("\0")[:-1] == [value, *arguments]
 
 
+def test_a_daemon_json_that_is_as_wanted_already_is_not_replaced_by_itself(tmp_path: Path) -> None:
+    """Two names of one machine come to the same file, one after the other; what was before both must stay beside it."""
+    file = tmp_path / "daemon.json"
+    file.write_text("{}\n")
+    (tmp_path / "dockerd").write_text("#!/bin/sh\nexit 0\n")
+    (tmp_path / "dockerd").chmod(0o755)
+    put = script(docker.PUT_DAEMON.replace("mkdir -p /etc/docker;", ""), file=str(file))
+    for _ in range(2):
+        run_sh(put, '{"ipv6": true}\n', tmp_path)
+    assert file.read_text() == '{"ipv6": true}\n'
+    assert (tmp_path / "daemon.json.before").read_text() == "{}\n"
+
+
 def test_the_body_of_a_script_never_holds_a_value() -> None:
     assert script('echo "$value"', "an argument", value="a value").splitlines() == [
         "value='a value'",

@@ -80,6 +80,7 @@ def test_only_what_differs_from_the_release_is_written() -> None:
         "SECRET_KEY",
         "WEAVIATE_API_KEY",
         "WEAVIATE_AUTHENTICATION_APIKEY_ALLOWED_KEYS",
+        "WORKFLOW_LOG_CLEANUP_ENABLED",
     }
 
 

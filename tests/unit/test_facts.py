@@ -117,6 +117,27 @@ def test_a_look_at_this_machine_finds_a_deployment_and_its_database(tmp_path: Pa
     assert (found.deployed, found.migrated, found.database) == (True, True, True)
 
 
+@pytest.mark.parametrize(
+    ("project", "root", "running_from", "occupied_by"),
+    [
+        ("dify", "/opt/dify", "/opt/dify", ""),
+        ("dify", "/srv/dify", "/opt/dify", ""),
+        ("dify-two", "/opt/two", "/opt/two", ""),
+        ("two", "/opt/dify", "", "dify"),
+        ("dify", "/opt/two", "/opt/dify", "dify-two"),
+        ("dify-t", "/opt/tw", "", ""),
+    ],
+)
+def test_whose_containers_run_from_where(
+    tmp_path: Path, project: str, root: str, running_from: str, occupied_by: str
+) -> None:
+    rows = r"dify\t/opt/dify\ndify\t/opt/dify\ndify-two\t/opt/two\n\t\n"
+    (tmp_path / "docker").write_text(f"#!/bin/sh\ncase $* in *working_dir*) printf '{rows}' ;; *) exit 1 ;; esac\n")
+    (tmp_path / "docker").chmod(0o755)
+    found = answered(preflight.Found(), preflight.Found().command(root=root, project=project), tmp_path)
+    assert (found.running_from, found.occupied_by) == (running_from, occupied_by)
+
+
 # --- Docker ---
 
 

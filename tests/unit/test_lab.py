@@ -160,6 +160,45 @@ def test_every_service_of_every_release_has_one_name() -> None:
     assert all(len(set(references)) == len(references) for references in names.values())
 
 
+def test_every_registry_of_the_releases_has_a_place_in_the_labs() -> None:
+    named = build.registries()
+    assert {"docker.io", "quay.io", "ghcr.io", "docker.elastic.co"} <= set(named)
+    for names in build.references().values():
+        assert all(build.canonical(name).partition("/")[0] in named for name in names)
+
+
+def test_a_variant_is_of_the_version_that_its_tag_names(tmp_path: Path) -> None:
+    (tmp_path / "variants.yaml").write_text('broken: {BROKEN_REVISION: "1"}\n')
+    plain, broken = build._with_variants(tmp_path, "127.0.0.1:5000/docker.io/a/api:1.13.3")
+    assert plain.arguments == {"VERSION": "1.13.3"}
+    assert broken.tag == "127.0.0.1:5000/docker.io/a/api:1.13.3-broken"
+    assert broken.arguments == {"VERSION": "1.13.3-broken", "BROKEN_REVISION": "1"}
+
+
+def test_only_an_image_that_asks_for_them_gets_this_machines_certificates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "image").mkdir()
+    (tmp_path / "image/requirements.txt").write_text("chromadb\n")
+    (tmp_path / "bundle").write_text("certificates")
+    monkeypatch.setenv("PIP_CERT", str(tmp_path / "bundle"))
+    with build._context(tmp_path / "image", "FROM scratch") as context:
+        assert context == tmp_path / "image"
+    with build._context(tmp_path / "image", f"COPY {build.CERTIFICATES} /") as context:
+        assert (context / build.CERTIFICATES).read_text() == "certificates"
+        assert (context / "requirements.txt").exists()
+    assert not context.exists()
+    assert [path.name for path in (tmp_path / "image").iterdir()] == ["requirements.txt"]
+
+
+def test_a_machine_without_certificates_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(build, "_BUNDLES", ())
+    with pytest.raises(LabError, match="install ca-certificates"):
+        build.trusted_certificates()
+
+
 # The base image
 
 
@@ -241,7 +280,9 @@ def test_the_inventory_checks_the_hosts_key() -> None:
 def test_upstream_hosts_have_no_registry_of_the_lab() -> None:
     from lab import inventory
 
-    assert inventory.data(_host())["image_registry"] == {"docker.io": "registry:5000/docker.io"}
+    mirrors = inventory.data(_host())["image_registry"]
+    assert mirrors["docker.io"] == "registry:5000/docker.io"
+    assert mirrors["quay.io"] == "registry:5000/quay.io"
     assert not {"image_registry", "docker_insecure_registries"} & set(inventory.data(_host(images="upstream")))
 
 

@@ -214,6 +214,14 @@ def test_a_project_that_runs_from_another_folder_is_not_started_empty() -> None:
     expect(said(replace(WITH_DOCKER, running_from="/srv/dify"), root="/srv/dify"), "")
 
 
+def test_a_folder_that_another_project_runs_from_is_not_given_to_a_second_one() -> None:
+    expect(
+        said(replace(WITH_DOCKER, occupied_by="dify"), project="two"),
+        "project 'dify' runs from /opt/dify, and two on the same data destroy it: give 'two' a root of its own, or remove "
+        "the other first, with project = 'dify' in its data",
+    )
+
+
 # --- Two deployments on one machine ---
 
 
@@ -229,6 +237,11 @@ def test_a_project_that_runs_from_another_folder_is_not_started_empty() -> None:
         ({"project": "two", "root": "/opt/dify/two"}, {"EXPOSE_NGINX_PORT": "8080"}, ["/opt/dify/two overlap"]),
         ({"project": "two", "root": "/opt"}, {"EXPOSE_NGINX_PORT": "8080"}, ["root /opt overlap"]),
         ({"project": "two", "root": "/opt/dify2"}, {"EXPOSE_NGINX_PORT": "8080"}, []),
+        (
+            {"project": "two", "root": "/opt/two", "docker_log_max_file": 9, "docker_source": "distro"},
+            {"EXPOSE_NGINX_PORT": "8080"},
+            ["docker_log_max_file differs, and they share one Docker; give both the same", "docker_source differs"],
+        ),
         ({}, {}, ["project", "root", "port"]),
     ],
 )

@@ -33,7 +33,7 @@ EVERY_CHOICE = [
     *({"DB_TYPE": name} for name in DATABASES),
 ]
 NEVER_SECRET = [
-    *LOOK_ALIKES,
+    *sorted(LOOK_ALIKES),
     "REDIS_USERNAME",
     "DB_HOST",
     "CELERY_BACKEND",

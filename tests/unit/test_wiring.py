@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stack import wiring
 from stack.choices import DATABASES, VECTOR_STORES
-from tests.unit.wanted import RELEASE, refused, settings_of, stack_of
+from tests.unit.wanted import OTHER_DATABASE, RELEASE, UPSTASH, refused, settings_of, stack_of
 
 OWN = {"REDIS_PASSWORD": "rp", "SANDBOX_API_KEY": "sk", "WEAVIATE_API_KEY": "wk"}
 
@@ -24,9 +24,6 @@ def derived(given: dict[str, str], profiles: list[str] | None = None) -> dict[st
 def elsewhere(*names: str, **more: str) -> dict[str, str]:
     """What must be given of services that run elsewhere."""
     return {**dict.fromkeys(names, "given.lan"), **more}
-
-
-UPSTASH = elsewhere("UPSTASH_VECTOR_URL", "UPSTASH_VECTOR_TOKEN", VECTOR_STORE="upstash")
 
 
 # --- The broker ---
@@ -116,7 +113,7 @@ def test_a_comma_in_the_sandbox_key_is_part_of_it() -> None:
         ("VECTOR_STORE", "upstsah", "did you mean upstash?"),
         ("VECTOR_STORE", "filing cabinet", "not offered; allowed: "),
         ("DB_TYPE", "postgres", "did you mean postgresql?"),
-        ("DB_TYPE", "sqlite", "not offered; allowed: postgresql"),
+        ("DB_TYPE", "sqlite", "not offered; allowed: mysql, oceanbase, postgresql, seekdb"),
     ],
 )
 def test_a_contradiction_is_refused(name: str, value: str, fragment: str) -> None:
@@ -152,7 +149,10 @@ def test_the_backend_never_migrates_by_itself() -> None:
         ({"WEAVIATE_ENDPOINT": "http://weaviate:8080"}, "postgresql,weaviate,redis"),
         ({"VECTOR_STORE": "weaviate"}, "postgresql,weaviate,redis"),
         ({"REDIS_HOST": "cache.lan"}, "postgresql,weaviate"),
-        ({"REDIS_SENTINELS": "a.lan:26379,b.lan:26379"}, "postgresql,weaviate"),
+        (
+            {"REDIS_USE_SENTINEL": "true", "REDIS_SENTINELS": "a.lan:26379", "REDIS_SENTINEL_SERVICE_NAME": "m"},
+            "postgresql,weaviate",
+        ),
         *(
             (elsewhere(*choice.needed, VECTOR_STORE=store), "postgresql,redis")
             for store, choice in VECTOR_STORES.items()
@@ -175,10 +175,10 @@ def test_profiles_follow_from_what_runs_here(given: dict[str, str], profiles: st
 @pytest.mark.parametrize(
     ("given", "gone"),
     [
-        (elsewhere("DB_HOST", "DB_PASSWORD"), {"db_postgres"}),
+        (OTHER_DATABASE, {"db_postgres"}),
         (elsewhere("REDIS_HOST"), {"redis"}),
         (UPSTASH, {"weaviate"}),
-        ({**UPSTASH, **elsewhere("DB_HOST", "DB_PASSWORD")}, {"weaviate", "db_postgres"}),
+        ({**UPSTASH, **OTHER_DATABASE}, {"weaviate", "db_postgres"}),
     ],
 )
 def test_a_service_that_runs_elsewhere_neither_runs_nor_gets_a_folder_here(
@@ -211,7 +211,7 @@ def test_a_broker_url_with_another_password_for_the_same_redis_is_refused(host: 
     }
     if host == "redis":
         (said,) = refused(lambda: settings_of(given))
-        assert said.startswith("CELERY_BROKER_URL: its password is not REDIS_PASSWORD")
+        assert said.startswith(".env line 1: CELERY_BROKER_URL: its password is not REDIS_PASSWORD")
         assert "OfThe" not in said
     else:
         assert settings_of(given)["CELERY_BROKER_URL"] == given["CELERY_BROKER_URL"]

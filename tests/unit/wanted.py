@@ -26,6 +26,13 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 TEMPLATES = renderer.TEMPLATES
 RELEASE = release.load("1.11.4")
 BACKEND = {"api", "worker", "worker_beat", "plugin_daemon"}
+# Choices that lead to services elsewhere, with what must be given of these.
+OTHER_DATABASE = {"DB_HOST": "db.lan", "DB_PASSWORD": "given"}
+UPSTASH = {
+    "VECTOR_STORE": "upstash",
+    "UPSTASH_VECTOR_URL": "https://vectors.lan",
+    "UPSTASH_VECTOR_TOKEN": "given",
+}
 CORE = BACKEND | {"init_permissions", "web", "db_postgres", "redis", "sandbox", "ssrf_proxy", "nginx", "weaviate"}
 
 # What names a credential in Dify's settings, and those that are named alike but hold none.
