@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import string
 from collections.abc import Iterable, Mapping
@@ -66,9 +67,12 @@ GENERATED = {
     "IRIS_PASSWORD": Secret(24, strong=True),
     "OPENGAUSS_PASSWORD": Secret(24, strong=True, bound=_DATA),
     "MYSCALE_PASSWORD": Secret(32),
-    "MATRIXONE_PASSWORD": Secret(24),
+    "MATRIXONE_PASSWORD": Secret(24, bound=_DATA),
 }
 INIT_PASSWORD_LIMIT = 30
+# What travels in an HTTP header: ASCII, and no space at an end, which servers cut off (RFC 9110, 5.5).
+IN_A_HEADER = ("_API_KEY", "_APIKEY_ALLOWED_KEYS", "PLUGIN_DAEMON_KEY")
+SENDABLE = re.compile(r"[!-~]([ -~]*[!-~])?")
 SHORTEST_MASKED = 6
 # From this length on a published secret is no ordinary word.
 LONG = 12
@@ -157,6 +161,21 @@ def refuse_long_init_password(given: Mapping[str, str]) -> None:
     """Raise InvalidError for an INIT_PASSWORD that Dify's own form would never take."""
     if len(given.get("INIT_PASSWORD", "")) > INIT_PASSWORD_LIMIT:
         raise InvalidError(f"INIT_PASSWORD: longer than {INIT_PASSWORD_LIMIT} characters, which Dify's form refuses")
+
+
+def refuse_unsendable(given: Mapping[str, str]) -> None:
+    """Raise InvalidError for each key that its server would never see as it was given."""
+    lines = [
+        f"{name}: travels in an HTTP header, so it must be ASCII without a space at either end; give it another value"
+        for name, value in given.items()
+        if name.endswith(IN_A_HEADER) and value and not SENDABLE.fullmatch(value)
+    ]
+    if "," in given.get("WEAVIATE_API_KEY", ""):
+        lines.append(
+            "WEAVIATE_API_KEY: must have no comma, because Weaviate's own setting of it is a list; leave it out"
+        )
+    if lines:
+        raise InvalidError(lines)
 
 
 def refuse_rotation(given: Mapping[str, str], kept: Mapping[str, str], env_file: str) -> None:

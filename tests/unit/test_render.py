@@ -341,7 +341,8 @@ def test_a_wrong_template_is_one_line_with_its_place(
 def test_a_service_is_one_more_file_and_nothing_else(templates: Path) -> None:
     """What the catalogue of vector stores will be made of."""
     (templates / "services/qdrant.yaml.j2").write_text(
-        'qdrant:\n  x-host:\n    owner: 1000\n    memory: 1GiB\n    sysctl: {vm.max_map_count: 262144}\n  image: {{ image("weaviate") }}\n'
+        "qdrant:\n  x-host:\n    owner: 1000\n    memory: 1GiB\n"
+        '    sysctl: {vm.max_map_count: 262144}\n  image: {{ image("weaviate") }}\n'
         "  profiles: [qdrant]\n  volumes:\n    - ./volumes/qdrant:/qdrant/storage\n"
     )
     unchosen, chosen = stack_of(), stack_of(profiles=["qdrant"])

@@ -79,7 +79,7 @@ def test_the_operators_own_new_value_is_taken_under_either_name() -> None:
     ("name", "said"),
     [
         ("DB_PASWORD", "did you mean DB_PASSWORD?"),
-        ("LOG_LEVEL", "no secret that is made for a deployment"),
+        ("LOG_LEVEL", "no secret that is made for a deployment. There are CHROMA"),
         ("", "name= is missing"),
         ("CODE_EXECUTION_API_KEY", "has the same value as SANDBOX_API_KEY"),
         ("PGVECTOR_POSTGRES_PASSWORD", "has the same value as PGVECTOR_PASSWORD"),

@@ -94,6 +94,27 @@ def test_where_a_server_asks_for_it_there_is_one_of_each_kind_and_a_letter_first
     assert re.fullmatch("[A-Z][a-z]-[0-9][A-Za-z0-9]+", secrets.make(name))
 
 
+@pytest.mark.parametrize("name", ["SANDBOX_API_KEY", "CODE_EXECUTION_API_KEY", "PLUGIN_DAEMON_KEY", "WEAVIATE_API_KEY"])
+@pytest.mark.parametrize("value", ["naïve key", "漢字", " first", "last ", "tab\tinside"])
+def test_a_key_that_no_http_header_carries_is_refused(name: str, value: str) -> None:
+    (line,) = refused(lambda: settings_of({name: value}))
+    assert f"{name}: travels in an HTTP header" in line
+    assert value not in line
+
+
+def test_a_key_with_a_comma_would_be_two_to_weaviate() -> None:
+    (line,) = refused(lambda: settings_of({"WEAVIATE_API_KEY": "hidden,too"}))
+    assert "WEAVIATE_API_KEY: must have no comma" in line
+    assert settings_of({"WEAVIATE_AUTHENTICATION_APIKEY_ALLOWED_KEYS": "hidden,too"})["WEAVIATE_API_KEY"] == "hidden"
+
+
+@pytest.mark.parametrize(
+    "name", ["SANDBOX_API_KEY", "PLUGIN_DAEMON_KEY", "PLUGIN_DIFY_INNER_API_KEY", "WEAVIATE_API_KEY"]
+)
+def test_any_key_that_a_header_carries_is_taken(name: str) -> None:
+    assert settings_of({name: "p@ss:w/rd#$%'\" \\"})[name] == "p@ss:w/rd#$%'\" \\"
+
+
 def test_the_init_password_fits_into_the_form_that_asks_for_it() -> None:
     assert len(secrets.make("INIT_PASSWORD")) <= 30
 
@@ -281,15 +302,18 @@ def test_nothing_masked_can_be_read(values: list[str], around: str) -> None:
     assert all(value not in shown for value in values)
 
 
-SPECIAL = ["p@ss:w/rd#$%'\"", "it's $5 off", "<b>&'quoted'</b>", 'back\\slash "x"', "two\nlines of it"]
+# What an HTTP header carries, and what only a password may be.
+SPECIAL = ["p@ss:w/rd#$%'\"", "it's $5 off", "<b>&'quoted'</b>", 'back\\slash "x"']
+TWO_LINES = "two\nlines of it"
+IN_FILES = [
+    *((".env", "DB_PASSWORD", "DB_PASSWORD=", value) for value in (*SPECIAL, TWO_LINES)),
+    *(("volumes/sandbox/conf/config.yaml", "SANDBOX_API_KEY", "  key: ", value) for value in SPECIAL),
+]
 
 
-@pytest.mark.parametrize("value", SPECIAL)
-@pytest.mark.parametrize(
-    ("path", "start"), [(".env", "SANDBOX_API_KEY="), ("volumes/sandbox/conf/config.yaml", "  key: ")]
-)
-def test_a_secret_is_masked_in_a_file_however_the_file_spells_it(path: str, start: str, value: str) -> None:
-    stack = stack_of({"SANDBOX_API_KEY": value})
+@pytest.mark.parametrize(("path", "name", "start", "value"), IN_FILES)
+def test_a_secret_is_masked_in_a_file_however_the_file_spells_it(path: str, name: str, start: str, value: str) -> None:
+    stack = stack_of({name: value})
     lines = stack.files[path].data.decode().splitlines()
     (shown,) = [secrets.mask(line, stack.settings.secrets) for line in lines if line.startswith(start)]
     assert shown.removeprefix(start).strip("'\"") == "[REDACTED]"
