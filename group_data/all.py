@@ -1,7 +1,8 @@
 """Every knob of the deployment with its default.
 
 Change one here for all hosts, in group_data/<group>.py for some, in the inventory for one host.
-Dify's own settings (LOG_LEVEL, S3_BUCKET_NAME, ...) go into .env, env/<group>.env and env/<host>.env instead.
+Dify's own settings (LOG_LEVEL, S3_BUCKET_NAME, ...) go into .env, env/<group>.env and env/<host>.env; they may stand here too,
+LOG_LEVEL = "DEBUG", so names in capitals are theirs: begin a constant of your own with _. docs/settings.md has the order.
 """
 
 from tasks.connection import transport
@@ -17,13 +18,32 @@ dify_version = "1.11.4"
 root = "/opt/dify"
 # Compose project: names containers, networks and volumes, so that two instances fit on one host.
 project = "dify"
+# Where browsers find Dify: "https://dify.example.com", with a port if it is not the usual one. All of Dify's own addresses
+# follow from it. Empty: pages and api work under any name, but links in mails, files and webhooks say localhost or nothing.
+public_url = ""
+# Whom the first account is for: {"email": "admin@example.com", "name": "Admin"}. It is made before anybody can reach Dify, and its
+# password is shown once. Empty: whoever knows INIT_PASSWORD makes it at /install.
+admin: dict[str, str] = {}
+# How much of the host Dify may use: "small" (4 GiB of memory), "medium" (8), "large" (16 and more) or "auto". Empty: the
+# release's own worker counts and no container limits, because a limit stops what ran well without one.
+size = ""
+# Days that workflow runs and the messages in them are kept; they are what fills the disk. 0: for ever. A host that kept
+# them until now goes on keeping them until WORKFLOW_LOG_CLEANUP_ENABLED=true stands in .env.
+workflow_log_retention_days = 30
 # Compose profiles to bring up besides those that VECTOR_STORE and DB_TYPE need.
 profiles: list[str] = []
+# "dify", or "middleware" for developers: only what Dify needs around it, for an api, worker and web that run elsewhere.
+mode = "dify"
+# In middleware mode: the address of the host that databases and the rest are published on. They hold no more than their
+# passwords against whoever reaches it.
+middleware_address = "127.0.0.1"
 
 # --- Images ---
 
 # Another image for a service: {"nginx": "nginx:1.29.1"}. The release's own stand in stack/releases/<version>/images.yaml.
 images: dict[str, str] = {}
+# api, web, plugin_daemon and sandbox of two releases: plugins vanish, so an override with another tag is refused.
+allow_mixed_images = False
 # Mirrors of registries: {"docker.io": "registry.example.com/hub", "quay.io": ...}, or one string for all of them.
 image_registry: str | dict[str, str] = {}
 # {"registry.example.com": {"username": ..., "password": os.environ["REGISTRY_PASSWORD"]}}
@@ -63,6 +83,8 @@ min_disk_docker = "10GiB"
 answer_timeout = 300
 # Names in .env that this release does not know and that shall reach the api's containers all the same.
 allow_unknown_settings: list[str] = []
+# Authorities of your own, in PEM, that signed the certificates of services elsewhere: Path("ca.pem").read_text()
+ca_certificates = ""
 
 # --- Connection ---
 

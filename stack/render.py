@@ -99,7 +99,7 @@ class Service:
     digest: str
     one_shot: bool = False
     has_check: bool = True
-    needs: Needs = Needs(memory=ByteSize(0))
+    needs: Needs = field(default_factory=lambda: Needs(memory=ByteSize(0)))
     profiles: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
 

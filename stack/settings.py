@@ -228,6 +228,7 @@ def _judged(wrong: _Wrong, found: Read, facts: Release, data: Mapping[str, Any])
     given = {name: types.of(name).normal(one.value, _default(facts, name) or "") for name, one in last.items()}
     wrong.of(lambda: secrets.refuse_published(facts, given), last)
     wrong.of(lambda: secrets.refuse_long_init_password(given), last)
+    wrong.of(lambda: secrets.refuse_unsendable(given), last)
     wrong.of(lambda: middleware.refuse(str(data.get("mode")), given), last)
     wrong.of(lambda: _refuse(contradictions(facts, given)), last, bad)
     wrong.of(lambda: _refuse(derived.problems(facts, given, data)), last, bad)

@@ -41,10 +41,12 @@ class MaskedCommand(StringCommand):
         return ok, shown
 
 
-def private_look(state: State, host: Host, command: StringCommand) -> str:
+def private_look(state: State, host: Host, command: StringCommand, stdin: str | None = None) -> str:
     """What a command prints, shown to nobody: a fact would print it at -vvv. Raises OSError when the command fails."""
     arguments, _ = pop_global_arguments(state, host, {})
     connector_arguments = {key: value for key, value in arguments.items() if key in CONNECTOR_ARGUMENT_KEYS}
+    if stdin is not None:
+        connector_arguments["_stdin"] = stdin
     ok, output = host.run_shell_command(command, print_output=False, print_input=False, **connector_arguments)
     if not ok:
         raise OSError(output.stderr or "the command failed")

@@ -37,9 +37,12 @@ test -e "$drop_in" && echo "drop_in $(sha256sum < "$drop_in" | cut -d' ' -f1)"
 true
 """
 
+# The inventory may name one machine twice, and both names come here at once.
+ALONE = "exec 9>/run/lock/dify-docker; flock 9\n"
 # Staged beside the old one, checked by dockerd itself, then moved into place.
 PUT_DAEMON = r"""
 umask 022; mkdir -p /etc/docker; cat > "$file.new"
+! cmp -s "$file.new" "$file" || { rm -f "$file.new"; exit 0; }
 if command -v dockerd >/dev/null && ! dockerd --validate --config-file "$file.new" >/dev/null 2>"$file.why"; then
     echo "dockerd refuses the new daemon.json, the old one stays: $(cat "$file.why")" >&2
     rm -f "$file.new" "$file.why"; exit 1
@@ -116,7 +119,7 @@ def engine(knobs: Knobs) -> Generator[StringCommand, None, None]:
     if not found.installed or not found.curl:
         yield from _install(found, knobs)
     elif changed:
-        yield StringCommand(script(RESTART, file=DAEMON))
+        yield StringCommand(script(ALONE + RESTART, file=DAEMON))
     elif not (found.enabled and found.active):
         yield StringCommand("systemctl enable --now docker")
     else:
@@ -128,13 +131,13 @@ def _configure(found: EngineState, knobs: Knobs) -> Generator[StringCommand, Non
     drop_in = docker.proxy_drop_in(knobs)
     changed = bool(wanted != found.daemon)
     if changed:
-        yield StringCommand(script(PUT_DAEMON, file=DAEMON), _stdin=json.dumps(wanted, indent=2))
+        yield StringCommand(script(ALONE + PUT_DAEMON, file=DAEMON), _stdin=json.dumps(wanted, indent=2))
     if drop_in and sha256(drop_in.encode()).hexdigest() != found.drop_in:
         secret = list(knobs.docker_proxy.values())
-        yield MaskedCommand(script(PUT_DROP_IN, file=DROP_IN), secrets=secret, _stdin=drop_in.rstrip("\n"))
+        yield MaskedCommand(script(ALONE + PUT_DROP_IN, file=DROP_IN), secrets=secret, _stdin=drop_in.rstrip("\n"))
         changed = True
     if not drop_in and found.drop_in:
-        yield StringCommand(script(REMOVE_DROP_IN, file=DROP_IN))
+        yield StringCommand(script(ALONE + REMOVE_DROP_IN, file=DROP_IN))
         changed = True
     return changed
 
@@ -143,7 +146,7 @@ def _install(found: EngineState, knobs: Knobs) -> Generator[StringCommand, None,
     if not found.installed:
         if state.is_executing:
             host.log(f'installing Docker (docker_source = "{knobs.docker_source}"); this takes a minute')
-        yield StringCommand("set -e\n" + docker.install_script(found.os, knobs))
+        yield StringCommand(ALONE + "set -e\n" + docker.install_script(found.os, knobs))
     else:
-        yield StringCommand("set -e\n" + docker.install_curl(found.os))
+        yield StringCommand(ALONE + "set -e\n" + docker.install_curl(found.os))
     yield StringCommand(script(CHECK, min_engine=docker.MIN_ENGINE, min_compose=docker.MIN_COMPOSE))

@@ -9,6 +9,7 @@ import gevent
 from pyinfra import host, state
 from pyinfra.api import FactBase, StringCommand, operation
 
+from stack import middleware
 from stack.render import Stack
 from tasks.commands import MaskedCommand, script
 from tasks.compose import Containers
@@ -68,7 +69,7 @@ def local_url(port: str) -> str:
 
 @operation()
 def answers(stack: Stack) -> Generator[StringCommand, None, None]:
-    """Dify answers through nginx and all of its services are well. Changes nothing: it waits, and fails when time is up.
+    """All services are well, and Dify answers through nginx if it is there. Changes nothing: waits, fails when time is up.
 
     + stack: what runs
     """
@@ -92,7 +93,8 @@ def answers(stack: Stack) -> Generator[StringCommand, None, None]:
         gevent.sleep(PAUSE)
     # A proxy with no service behind it is silent itself, so its log is shown too.
     ids = list(unwell.values()) or list(_ids(stack, "nginx", "api"))
-    verdict = f"Dify does not answer after {stack.settings.knobs.answer_timeout} s: {waiting}"
+    what = "Dify does not answer" if "nginx" in stack.services else "not all is well"
+    verdict = f"{what} after {stack.settings.knobs.answer_timeout} s: {waiting}"
     yield MaskedCommand(
         script(REPORT, *filter(None, ids), verdict=verdict, format=CHECKS), secrets=stack.settings.secrets
     )
@@ -106,6 +108,8 @@ def _look(stack: Stack) -> tuple[dict[str, str], list[str], dict[str, str]]:
     for name, container in found.items():
         if name in stack.services and not container.is_well(stack.services[name]):
             unwell[f"{name} ({container.health})"] = container.id
+    if "nginx" not in stack.services:
+        return unwell, [], {}
     answer = host.get_fact(Answer, url=local_url(stack.ports[0]))
     return unwell, wrong_answers(answer), answer
 
@@ -116,6 +120,10 @@ def _ids(stack: Stack, *services: str) -> list[str]:
 
 
 def _tell(stack: Stack, answer: dict[str, str]) -> None:
+    if "nginx" not in stack.services:
+        for line in middleware.summary(stack.settings, stack.services):
+            host.log(line)
+        return
     port = stack.ports[0].rpartition(":")[2]
     url = f"http://{answer.get('address') or host.name}{'' if port == '80' else ':' + port}"
     host.log(f"Dify {stack.settings.release.version} answers at {url}")

@@ -43,9 +43,10 @@ def refuse_missing_file() -> None:
     if named.endswith(".py") and not Path(named).is_file():
         near = nearest(named, (path.name for path in Path().iterdir()))
         raise InventoryError(f"no inventory file {named}{near}")
-    asks = typed.get("operations") and str(typed["operations"][0]).endswith(".py")
+    first = str((typed.get("operations") or [""])[0])
+    asks = first.endswith(".py") or first.startswith("tasks.")
     if asks and not (typed.get("yes") or typed.get("dry") or typed.get("json_output") or sys.stdin.isatty()):
-        raise InventoryError("there is no terminal to ask for a go-ahead on: add -y to deploy, or --dry to look")
+        raise InventoryError("there is no terminal to ask for a go-ahead on: add -y to do it, or --dry to look")
 
 
 def refuse_no_hosts() -> None:

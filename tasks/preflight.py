@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gevent
 from gevent.lock import BoundedSemaphore
-from pyinfra import host, state
+from pyinfra import host, logger, state
 from pyinfra.api import DeployError, FactBase, StringCommand
 from pyinfra.api.host import Host
 from pyinfra.context import ctx_host
 
-from stack import dotenv, requirements, settings
+from stack import dotenv, external, requirements, rotation, settings
 from stack.errors import InvalidError
 from stack.render import Stack, render
 from stack.requirements import Machine
-from stack.settings import Settings
+from stack.settings import Knobs, Settings
 from tasks.commands import private_look, script
-from tasks.inventory import folder
+from tasks.inventory import data_of, folder
 
 LOOK = r"""
 say() { printf '%s\t%s\n' "$1" "$2"; }
 . /etc/os-release
 say os_id "$ID"
 say os_version "${VERSION_ID:-}"
+say identity "$(cat /etc/machine-id /proc/sys/kernel/random/boot_id 2>/dev/null | tr '\n' ' ')$(uname -n)"
 say architecture "$(uname -m)"
 test -d /run/systemd/system && say systemd yes
 say cpus "$(nproc)"
@@ -39,8 +41,11 @@ free_below() {
 docker_root=/var/lib/docker
 if command -v docker >/dev/null; then
     case "$(readlink -f "$(command -v docker)")" in */snap*) say snap yes ;; esac
-    say running_from "$(docker ps --all --filter "label=com.docker.compose.project=$project" \
-        --format '{{.Label "com.docker.compose.project.working_dir"}}' 2>/dev/null | sort -u | head -n 1)"
+    # project<tab>folder of every container that Compose made
+    deployments=$(docker ps --all --format "$labels" 2>/dev/null | sort -u)
+    say running_from "$(printf '%s\n' "$deployments" | awk -F '\t' -v mine="$project" '$1 == mine && $2 {print $2; exit}')"
+    say occupied_by "$(printf '%s\n' "$deployments" | awk -F '\t' -v mine="$project" -v root="$root" \
+        '$1 != mine && $2 == root {print $1; exit}')"
     # One call for all of it where the engine answers: each costs 50 to 80 ms.
     if found=$(docker info --format "$format" 2>/dev/null); then
         say engine "${found%%|*}"
@@ -52,7 +57,9 @@ if command -v docker >/dev/null; then
     fi
     say compose "${compose#v}"
     docker ps --filter "label=com.docker.compose.project=$project" --format '{{.Ports}}' 2>/dev/null |
-        tr ',' '\n' | sed -n 's/.*:\([0-9]*\)->.*/\1/p' | sort -u | while read -r port; do say own_port "$port"; done
+        tr ',' '\n' | sed -n 's/.*:\([0-9]*\)-\{0,1\}\([0-9]*\)->.*/\1 \2/p' | sort -u | while read -r first last; do
+        seq "$first" "${last:-$first}" | while read -r port; do say own_port "$port"; done
+    done
 fi
 test -z "${compose:-}" && command -v docker-compose >/dev/null && say compose_v1 "$(docker-compose version --short 2>/dev/null)"
 command -v curl >/dev/null && say curl yes
@@ -61,14 +68,28 @@ say disk_root_kib "$(free_below "$root")"
 say disk_docker_kib "$(free_below "$docker_root")"
 test -e "$root/docker-compose.yaml" && say deployed yes
 test -e "$root/.migrated" && say migrated yes
+test -e "$root/.rotation" && say rotation "$(sed -n 's/^NAME=//p' "$root/.rotation")"
 for file in "$root"/volumes/db/data/PG_VERSION "$root"/volumes/db/data/*/PG_VERSION; do
     test -e "$file" && say database yes && break
 done
+for folder in "$root"/volumes/*/ "$root"/volumes/*/*/; do
+    folder=${folder%/}
+    test -n "$(find "$folder" -mindepth 1 -maxdepth 1 -print -quit 2>/dev/null)" && say filled "${folder#"$root"/}"
+done
+# Each place: setting, host and port of a service that runs elsewhere. All at once: each may have to be waited for.
+for place; do (
+    set -- $place
+    why=$(LC_ALL=C timeout 5 bash -c 'exec 3<>"/dev/tcp/$0/$1"' "$2" "$3" 2>&1) && exit
+    why=$(printf '%s\n' "$why" | sed -n '1s/.*: //p')
+    say unreachable "$1: $2:$3: ${why:-no answer in 5 s}"
+) & done
+wait
 ss -Hltnp 2>/dev/null | while read -r _ _ _ address _ process; do say listener "$address $process"; done
 true
 """
 
 FORMAT = '{{.ServerVersion}}|{{.DockerRootDir}}|{{range .ClientInfo.Plugins}}{{if eq .Name "compose"}}{{.Version}}{{end}}{{end}}'
+LABELS = r'{{.Label "com.docker.compose.project"}}\t{{.Label "com.docker.compose.project.working_dir"}}'
 
 
 class Found(FactBase[Machine]):
@@ -78,12 +99,12 @@ class Found(FactBase[Machine]):
     def default() -> Machine:
         return Machine()
 
-    def command(self, root: str, project: str) -> StringCommand:
-        return StringCommand(script(LOOK, root=root, project=project, format=FORMAT))
+    def command(self, root: str, project: str, places: tuple[str, ...] = ()) -> StringCommand:
+        return StringCommand(script(LOOK, *places, root=root, project=project, format=FORMAT, labels=LABELS))
 
     def process(self, output: list[str]) -> Machine:
         found: dict[str, str] = {}
-        listeners, own_ports = [], []
+        listeners, own_ports, filled, unreachable = [], [], [], []
         for line in output:
             key, _, value = line.partition("\t")
             if key == "listener":
@@ -91,9 +112,19 @@ class Found(FactBase[Machine]):
                 listeners.append((address, process.split('"')[1] if '"' in process else ""))
             elif key == "own_port":
                 own_ports.append(value)
+            elif key == "unreachable":
+                unreachable.append(value)
+            elif key == "filled":
+                filled.append(value)
             elif value:
                 found[key] = value
-        return Machine(listeners=tuple(listeners), own_ports=tuple(own_ports), **_fields(found))
+        return Machine(
+            listeners=tuple(listeners),
+            own_ports=tuple(own_ports),
+            filled=tuple(filled),
+            unreachable=tuple(sorted(unreachable)),
+            **_fields(found),
+        )
 
 
 def _fields(found: dict[str, str]) -> dict[str, Any]:
@@ -107,21 +138,32 @@ def _fields(found: dict[str, str]) -> dict[str, Any]:
     return {**sizes, **flags, "cpus": int(found.pop("cpus", 0)), **found}
 
 
+Kept = Callable[[Host, Settings, Machine, dict[str, str]], dict[str, str]]
+
+
+def _as_it_is(_: Host, draft: Settings, machine: Machine, kept: dict[str, str]) -> dict[str, str]:
+    rotation.refuse_unfinished(machine.rotation, draft.knobs.root)
+    return kept
+
+
 _only_once = BoundedSemaphore()
 _stacks: dict[str, Stack] = {}
 _refused: list[DeployError] = []
 
 
-def stack() -> Stack:
+def stack(kept: Kept = _as_it_is) -> Stack:
     """What the current host shall get.
 
     The first host to come here has all hosts looked at, rendered and checked; what is wrong with any of them is raised as
     one DeployError with a line for each thing, before the first operation of the first host.
+
+    kept: what is taken for the host's own .env: (host, what its operator wants, what it is, what lies there) -> that, changed.
     """
     with _only_once:
         if not _stacks and not _refused:
             try:
-                _stacks.update(_check_all(state.inventory.get_active_hosts()))
+                _stacks.update(_check_all(state.inventory.get_active_hosts(), kept))
+                _warn(_stacks)
             except InvalidError as wrong:
                 _refused.append(DeployError("\n    ".join(["nothing was changed:", *wrong.lines])))
     if _refused:
@@ -129,13 +171,26 @@ def stack() -> Stack:
     return _stacks[host.name]
 
 
-def _check_all(hosts: list[Host]) -> dict[str, Stack]:
+def _warn(stacks: Mapping[str, Stack]) -> None:
+    """Say what stops nothing and should be read all the same, once for all hosts that it concerns."""
+    lines: dict[str, list[str]] = {}
+    for name, one in stacks.items():
+        for line in one.settings.warnings:
+            lines.setdefault(line, []).append(name)
+    for line, names in lines.items():
+        logger.warning("%s: %s", ", ".join(names), line)
+
+
+def _check_all(hosts: list[Host], kept: Kept) -> dict[str, Stack]:
     groups = {name: members for name, members in state.inventory.groups.items() if members}
     settings.check_names(folder(), groups, [h.name for h in state.inventory])
     # Without the hosts' secrets first: what is wrong here needs no host to be found out.
     drafts = _each(hosts, lambda h: _settings(h, {}))
     looks = _each(hosts, lambda h: _look(h, drafts[h.name]))
-    return _each(hosts, lambda h: _checked(h, *looks[h.name]))
+    stacks = _each(hosts, lambda h: _checked(h, kept, drafts[h.name], *looks[h.name]))
+    if lines := requirements.clashes({name: (looks[name][0].identity, stack) for name, stack in stacks.items()}):
+        raise InvalidError(lines)
+    return stacks
 
 
 def _each(hosts: list[Host], job: Any) -> dict[str, Any]:
@@ -159,25 +214,34 @@ def _each(hosts: list[Host], job: Any) -> dict[str, Any]:
     return results
 
 
-def _settings(one: Host, kept: dict[str, str]) -> Settings:
-    return settings.load(one.name, one.data.dict(), one.groups, folder(), kept)
+def knobs_of(one: Host) -> Knobs:
+    """The knobs of a host, for what needs no settings; raises DeployError when they are wrong."""
+    try:
+        return settings.read_knobs(data_of(one), folder())
+    except InvalidError as wrong:
+        raise DeployError("\n    ".join(wrong.lines)) from None
+
+
+def _settings(one: Host, kept: dict[str, str], memory: int | None = None) -> Settings:
+    return settings.load(one.name, data_of(one), one.groups, folder(), kept, memory=memory)
 
 
 def _look(one: Host, draft: Settings) -> tuple[Machine, str]:
     knobs = draft.knobs
     env_file = StringCommand(script('! test -e "$file" || cat "$file"', file=f"{knobs.root}/.env"))
-    machine = one.get_fact(Found, root=knobs.root, project=knobs.project)
+    places = tuple(f"{place.setting} {place.host} {place.port}" for place in external.places(draft))
+    machine = one.get_fact(Found, root=knobs.root, project=knobs.project, places=places)
     try:
         return machine, private_look(state, one, env_file)
     except OSError as error:
         raise InvalidError(f"{knobs.root}/.env on the host cannot be read: {error}") from None
 
 
-def _checked(one: Host, machine: Machine, env_file: str) -> Stack:
+def _checked(one: Host, as_kept: Kept, draft: Settings, machine: Machine, env_file: str) -> Stack:
     if not machine.os_id:
         raise InvalidError("the host could not be looked at; what it answered stands above")
-    kept = dotenv.read(env_file)
-    rendered = render(_settings(one, kept))
+    kept = as_kept(one, draft, machine, dotenv.read(env_file))
+    rendered = render(_settings(one, kept, machine.memory))
     if wrong := requirements.failures(machine, rendered, kept):
         raise InvalidError(wrong)
     return rendered

@@ -91,6 +91,8 @@ def remove(data: str = "keep", confirm: str = "") -> None:
     knobs = knobs_of(host)
     if data not in ("keep", "delete"):
         raise DeployError(f"data={data}: allowed are keep and delete")
+    if data == "keep" and confirm:
+        raise DeployError(f"confirm={confirm}: only data=delete asks for it; nothing was removed")
     # pyinfra makes a number of what looks like one.
     if data == "delete" and str(confirm) != knobs.project:
         raise DeployError(

@@ -49,9 +49,9 @@ def sh(host: Host, command: str) -> str:
     return done.stdout.strip()
 
 
-def sql(host: Host, statement: str) -> str:
+def sql(host: Host, statement: str, project: str = "dify") -> str:
     """Run SQL in Dify's database."""
-    return sh(host, f'docker exec dify-db_postgres-1 psql -U postgres -d dify -tAc "{statement}"')
+    return sh(host, f'docker exec {project}-db_postgres-1 psql -U postgres -d dify -tAc "{statement}"')
 
 
 def get(host: Host, path: str, port: int = 80) -> tuple[int, str]:
@@ -63,14 +63,15 @@ def get(host: Host, path: str, port: int = 80) -> tuple[int, str]:
         return error.code, error.read().decode()
 
 
-def reached(host: Host, patience: float = 60) -> dict[str, Any]:
+def reached(host: Host, patience: float = 60, port: int = 80) -> dict[str, Any]:
     """What the stand-in for the api says it reached with the settings it got; everything must be well.
 
     patience: seconds; beat's first job after a new Redis comes within 10, the worker finds it again by itself.
+    port: the one that nginx is published at.
     """
     deadline = time.monotonic() + patience
     while True:
-        status, body = get(host, "/console/api/stand-in/reached")
+        status, body = get(host, "/console/api/stand-in/reached", port)
         if status == 200:
             found: dict[str, Any] = json.loads(body)
             return found
@@ -78,9 +79,9 @@ def reached(host: Host, patience: float = 60) -> dict[str, Any]:
         time.sleep(2)
 
 
-def secrets_of(host: Host) -> dict[str, str]:
-    """The secrets in the host's .env."""
+def secrets_of(host: Host, root: str = "/opt/dify") -> dict[str, str]:
+    """The secrets in the host's .env below root."""
     from stack import dotenv
     from stack.secrets import is_secret
 
-    return {name: value for name, value in dotenv.read(sh(host, "cat /opt/dify/.env")).items() if is_secret(name)}
+    return {name: value for name, value in dotenv.read(sh(host, f"cat {root}/.env")).items() if is_secret(name)}

@@ -226,7 +226,7 @@ def pyinfra(folder: Path, *words: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("words", [["deploy.py", "-y"], ["deploy.py", "--dry"], ["tasks.gate.answers", "stack="]])
+@pytest.mark.parametrize("words", [["deploy.py", "-y"], ["deploy.py", "--dry"], ["tasks.gate.answers", "stack=", "-y"]])
 def test_wrong_settings_end_a_run_before_a_host_is_contacted(
     operator: Path, door: tuple[int, list[str]], words: list[str]
 ) -> None:
