@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import groupby
 from pathlib import Path
 
@@ -23,6 +27,9 @@ _REPOSITORY = Path(__file__).resolve().parent.parent
 IMAGES = _REPOSITORY / "lab" / "images"
 _RELEASES = _REPOSITORY / "stack" / "releases"
 _HASH_LABEL = "dify.lab.hash"
+#: A Dockerfile that copies a file of this name gets this machine's trusted certificates under it.
+CERTIFICATES = "machine-ca.crt"
+_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
 
 
 @dataclass(frozen=True)
@@ -105,19 +112,22 @@ def references() -> dict[str, list[str]]:
     return found
 
 
+@cache
+def registries() -> list[str]:
+    """Where the releases' images come from, each once: the lab's registry stands for all of them."""
+    named = {canonical(name).partition("/")[0] for names in references().values() for name in names}
+    return sorted(named)
+
+
 def _with_variants(folder: Path, tag: str) -> Iterator[Plan]:
-    version = {"VERSION": tag.rpartition(":")[2]}
-    yield Plan(folder, tag, version)
+    yield Plan(folder, tag, {"VERSION": tag.rpartition(":")[2]})
     file = folder / "variants.yaml"
     if file.exists():
         import yaml
 
         for suffix, arguments in yaml.safe_load(file.read_text()).items():
-            yield Plan(
-                folder,
-                f"{tag}-{suffix}",
-                {**version, **{name: str(value) for name, value in (arguments or {}).items()}},
-            )
+            own = {name: str(value) for name, value in (arguments or {}).items()}
+            yield Plan(folder, f"{tag}-{suffix}", {"VERSION": f"{tag.rpartition(':')[2]}-{suffix}", **own})
 
 
 def shared_plan(name: str) -> Plan | None:
@@ -229,12 +239,36 @@ def _run_build(plan: Plan, wanted: str) -> None:
     for name, value in plan.arguments.items():
         if re.search(rf"^ARG\s+{name}\b", dockerfile, re.MULTILINE):  # Docker complains about one that nobody reads
             words += ["--build-arg", f"{name}={value}"]
+    if "ARG PIP_INDEX_URL" in dockerfile:
+        words += ["--build-arg", "PIP_INDEX_URL"]  # of this machine's environment, if it has one
     LOGS.mkdir(parents=True, exist_ok=True)
     log = LOGS / "build-{}.log".format(re.sub(r"[^\w.-]+", "_", plan.tag))
-    with log.open("w") as output:
-        done = engine.docker(*words, str(plan.folder), check=False, output=output)
+    with log.open("w") as output, _context(plan.folder, dockerfile) as context:
+        done = engine.docker(*words, str(context), check=False, output=output)
     if done.returncode:
         raise LabError(f"image {plan.tag} cannot be built: {engine.last_line(log.read_text())} (all of it: {log})")
+
+
+@contextmanager
+def _context(folder: Path, dockerfile: str) -> Iterator[Path]:
+    """The folder to build from: one that fetches from PyPI gets the certificates that this machine trusts, because a
+    proxy may have signed what comes from there."""
+    if CERTIFICATES not in dockerfile:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="dify-lab-build-") as copy:
+        shutil.copytree(folder, copy, dirs_exist_ok=True)
+        shutil.copy(trusted_certificates(), Path(copy, CERTIFICATES))
+        yield Path(copy)
+
+
+def trusted_certificates() -> Path:
+    """This machine's bundle of certificates. Raises LabError when there is none."""
+    named = [os.environ.get(name) for name in ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")]
+    for name in filter(None, (*named, *_BUNDLES)):
+        if Path(name).is_file():
+            return Path(name)
+    raise LabError("this machine has no bundle of certificates: install ca-certificates, or name it in SSL_CERT_FILE")
 
 
 def remove_images() -> None:

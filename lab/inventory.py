@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lab import engine
+from lab import build, engine
 from lab import hosts as machines
 from lab.home import LabError
 
@@ -27,5 +27,5 @@ def data(host: machines.Host) -> dict[str, Any]:
     found = {**host.data(), "docker_source": "distro"}
     if host.images == "lab":
         found["docker_insecure_registries"] = [_REGISTRY]
-        found["image_registry"] = {"docker.io": f"{_REGISTRY}/docker.io"}
+        found["image_registry"] = {name: f"{_REGISTRY}/{name}" for name in build.registries()}
     return found

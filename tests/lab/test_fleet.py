@@ -101,4 +101,4 @@ def test_a_mistyped_inventory_file_is_an_error(checkout: Checkout) -> None:
 
 
 def test_a_question_nobody_can_answer_is_an_error(checkout: Checkout) -> None:
-    checkout.pyinfra("inventory.py", "deploy.py").refused("add -y to deploy, or --dry to look")
+    checkout.pyinfra("inventory.py", "deploy.py").refused("add -y to do it, or --dry to look")

@@ -148,7 +148,7 @@ def test_a_recreated_api_gives_no_502_once_it_is_well(host: Host) -> None:
 def test_a_new_release_migrates_the_database_first(checkout: Checkout, host: Host) -> None:
     before = containers(host)
     old = sql(host, "select version_num from alembic_version")
-    checkout.knobs["images"] = {"api": "langgenius/dify-api:1.11.4-next"}
+    checkout.knobs |= {"images": {"api": "langgenius/dify-api:1.11.4-next"}, "allow_mixed_images": True}
     run = checkout.deploy().ok()
     assert run.changed == ["Images", "Configuration files", "Database schema", "Stack runs"]
     assert sql(host, "select version_num from alembic_version") != old
@@ -162,7 +162,7 @@ def test_a_new_release_migrates_the_database_first(checkout: Checkout, host: Hos
 def test_a_failing_migration_leaves_the_old_release_answering(checkout: Checkout, host: Host) -> None:
     before = containers(host)
     old = sql(host, "select version_num from alembic_version")
-    run = checkout.deploy(images={"api": "langgenius/dify-api:1.11.4-broken"})
+    run = checkout.deploy(images={"api": "langgenius/dify-api:1.11.4-broken"}, allow_mixed_images=True)
     run.failed("the migration failed", old)
     assert sql(host, "select version_num from alembic_version") == old
     assert {name: id for name, (id, _) in containers(host).items()} == {name: id for name, (id, _) in before.items()}
@@ -206,7 +206,8 @@ def test_a_configuration_that_squid_refuses_replaces_nothing(checkout: Checkout,
 
 def test_a_service_that_never_gets_well_is_named_with_its_log(checkout: Checkout, host: Host) -> None:
     before = containers(host)
-    run = checkout.deploy(images={"api": "langgenius/dify-api:1.11.4-next", "web": "redis:6-alpine"}, answer_timeout=25)
+    ill = {"api": "langgenius/dify-api:1.11.4-next", "web": "redis:6-alpine"}
+    run = checkout.deploy(images=ill, allow_mixed_images=True, answer_timeout=25)
     run.failed(
         "waiting for web (", "Dify does not answer after 25 s: web (", "web: ", "the last 50 lines of its log:", "Redis"
     )

@@ -18,9 +18,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import boto3
 import psycopg2
+import pymysql
 import redis
-from psycopg2 import sql
+from botocore.config import Config
+from redis.sentinel import Sentinel
 
 STORAGE = Path("/app/storage")
 START_SECONDS = 30
@@ -36,9 +39,11 @@ class Settings:
     debugging_port: int
     inner_url: str
     inner_key: str
+    database_type: str
     database: str
     connection: Mapping[str, Any]
     redis: Mapping[str, Any]
+    environment: Mapping[str, str]
 
 
 def read_settings(env: Mapping[str, str]) -> Settings:
@@ -50,19 +55,38 @@ def read_settings(env: Mapping[str, str]) -> Settings:
         debugging_port=int(env.get("PLUGIN_REMOTE_INSTALLING_PORT") or 5003),
         inner_url=env.get("DIFY_INNER_API_URL", "").rstrip("/"),
         inner_key=env.get("DIFY_INNER_API_KEY", ""),
+        database_type=database_type(env),
         database=env.get("DB_DATABASE") or "dify_plugin",
         connection=database_settings(env),
         redis=redis_settings(env),
+        environment=env,
     )
 
 
+def database_type(env: Mapping[str, str]) -> str:
+    kind = env.get("DB_TYPE") or "postgresql"
+    if kind not in ("postgresql", "mysql"):
+        sys.exit(f"DB_TYPE={kind}: unsupported database type")
+    return kind
+
+
 def database_settings(env: Mapping[str, str]) -> dict[str, Any]:
+    if database_type(env) == "mysql":
+        return {
+            "host": env.get("DB_HOST"),
+            "port": int(env.get("DB_PORT") or 3306),
+            "user": env.get("DB_USERNAME"),
+            "password": env.get("DB_PASSWORD"),
+            "connect_timeout": 5,
+        }
     return {
         "host": env.get("DB_HOST"),
         "port": env.get("DB_PORT") or "5432",
         "user": env.get("DB_USERNAME"),
         "password": env.get("DB_PASSWORD"),
         "sslmode": env.get("DB_SSL_MODE") or "disable",
+        # As the real one has it: all of DB_EXTRAS goes to the server as its options.
+        "options": env.get("DB_EXTRAS", "").replace("options=", ""),
         "connect_timeout": 5,
     }
 
@@ -74,35 +98,66 @@ def redis_settings(env: Mapping[str, str]) -> dict[str, Any]:
         "db": int(env.get("REDIS_DB") or 0),
         "username": env.get("REDIS_USERNAME") or None,
         "password": env.get("REDIS_PASSWORD") or None,
-        "ssl": env.get("REDIS_USE_SSL", "").lower() == "true",
+        **redis_tls(env),
         "socket_timeout": 5,
         "socket_connect_timeout": 5,
     }
 
 
-def query(
-    settings: Settings, database: str, statement: sql.Composable | str, values: tuple[object, ...] = ()
-) -> list[Any]:
-    """One statement on a connection of its own, committed at once: CREATE DATABASE allows no transaction."""
-    connection = psycopg2.connect(dbname=database, **settings.connection)
+def redis_tls(env: Mapping[str, str]) -> dict[str, Any]:
+    """Always verified, whatever REDIS_SSL_CERT_REQS says, by the system's authorities and those in SSL_CERT_DIR."""
+    if env.get("REDIS_USE_SSL", "").lower() != "true":
+        return {}
+    folders = [Path(name) for name in env.get("SSL_CERT_DIR", "").split(":") if name and name != "/etc/ssl/certs"]
+    own = "".join(path.read_text() for folder in folders if folder.is_dir() for path in sorted(folder.iterdir()))
+    return {"ssl": True, "ssl_cert_reqs": "required", "ssl_check_hostname": True, "ssl_ca_data": own or None}
+
+
+def redis_client(settings: Settings) -> redis.Redis:
+    env = settings.environment
+    if env.get("REDIS_USE_SENTINEL", "").lower() != "true":
+        return redis.Redis(**settings.redis)
+    nodes = [(host, int(port)) for host, _, port in (n.rpartition(":") for n in env["REDIS_SENTINELS"].split(","))]
+    login = {
+        "username": env.get("REDIS_SENTINEL_USERNAME") or None,
+        "password": env.get("REDIS_SENTINEL_PASSWORD") or None,
+    }
+    to_master = {name: value for name, value in settings.redis.items() if name not in ("host", "port")}
+    return Sentinel(nodes, sentinel_kwargs=login).master_for(env["REDIS_SENTINEL_SERVICE_NAME"], **to_master)
+
+
+def connect(settings: Settings, database: str | None) -> Any:
+    """+ database: None for the one that is always there."""
+    if settings.database_type == "mysql":
+        return pymysql.connect(database=database, autocommit=True, **settings.connection)
+    connection = psycopg2.connect(dbname=database or "postgres", **settings.connection)
+    connection.autocommit = True  # CREATE DATABASE allows no transaction
+    return connection
+
+
+def query(settings: Settings, database: str | None, statement: str, *values: str) -> list[Any]:
+    """One statement on a connection of its own, committed at once."""
+    connection = connect(settings, database)
     try:
-        connection.autocommit = True
         with connection.cursor() as cursor:
-            cursor.execute(statement, values)
-            return cursor.fetchall() if cursor.description else []
+            cursor.execute(statement, values or None)
+            return list(cursor.fetchall()) if cursor.description else []
     finally:
         connection.close()
 
 
 def make_database(settings: Settings) -> None:
     """Create the daemon's own database when it is missing: nobody else in the stack does."""
-    if not query(settings, "postgres", "SELECT 1 FROM pg_database WHERE datname = %s", (settings.database,)):
-        query(settings, "postgres", sql.SQL("CREATE DATABASE {}").format(sql.Identifier(settings.database)))
+    mysql = settings.database_type == "mysql"
+    known = "SELECT schema_name FROM information_schema.schemata WHERE schema_name" if mysql else ""
+    known = known or "SELECT datname FROM pg_database WHERE datname"
+    if not query(settings, None, f"{known} = %s", settings.database):
+        quote = "`" if mysql else '"'
+        query(settings, None, f"CREATE DATABASE {quote}{settings.database.replace(quote, quote * 2)}{quote}")
         print(f"created database {settings.database}", flush=True)
-    query(
-        settings, settings.database, "CREATE TABLE IF NOT EXISTS stand_in_starts (started_at timestamptz DEFAULT now())"
-    )
-    query(settings, settings.database, "INSERT INTO stand_in_starts DEFAULT VALUES")
+    table = "stand_in_starts (started_at timestamp DEFAULT CURRENT_TIMESTAMP)"
+    query(settings, settings.database, f"CREATE TABLE IF NOT EXISTS {table}")
+    query(settings, settings.database, "INSERT INTO stand_in_starts (started_at) VALUES (CURRENT_TIMESTAMP)")
 
 
 def check_database(settings: Settings) -> str:
@@ -111,14 +166,34 @@ def check_database(settings: Settings) -> str:
 
 
 def check_redis(settings: Settings) -> str:
-    redis.Redis(**settings.redis).ping()
+    redis_client(settings).ping()
     return "PONG"
 
 
 def check_storage(settings: Settings) -> str:
+    env = settings.environment
+    if env.get("PLUGIN_STORAGE_TYPE") == "aws_s3":
+        return check_bucket(env)
     path = STORAGE / "stand-in.json"
     path.write_text(json.dumps({"version": settings.version}))
     return f"wrote {len(path.read_bytes())} bytes"
+
+
+def check_bucket(env: Mapping[str, str]) -> str:
+    path_style = env.get("S3_USE_AWS", "").lower() != "true" and env.get("S3_USE_PATH_STYLE", "").lower() == "true"
+    client = boto3.client(
+        "s3",
+        endpoint_url=env.get("S3_ENDPOINT") or None,
+        region_name=env.get("AWS_REGION"),
+        aws_access_key_id=env.get("AWS_ACCESS_KEY"),
+        aws_secret_access_key=env.get("AWS_SECRET_KEY"),
+        config=Config(s3={"addressing_style": "path" if path_style else "virtual"}),
+    )
+    bucket, text = env["PLUGIN_STORAGE_OSS_BUCKET"], b"written"
+    client.put_object(Bucket=bucket, Key="stand-in", Body=text)
+    if client.get_object(Bucket=bucket, Key="stand-in")["Body"].read() != text:
+        raise RuntimeError("the bucket holds something else than was written")
+    return f"wrote and read in bucket {bucket}"
 
 
 def check_inner_api(settings: Settings) -> str:
@@ -133,7 +208,7 @@ def check_inner_api(settings: Settings) -> str:
         raise RuntimeError(f"api answered {error.code} to the inner key") from error
 
 
-HEALTH: dict[str, Callable[[Settings], str]] = {"postgres": check_database, "redis": check_redis}
+HEALTH: dict[str, Callable[[Settings], str]] = {"database": check_database, "redis": check_redis}
 REACHED = HEALTH | {"storage": check_storage, "inner_api": check_inner_api}
 
 
@@ -216,7 +291,7 @@ def start(settings: Settings) -> None:
             check_redis(settings)
             check_storage(settings)
             return
-        except (psycopg2.Error, redis.RedisError, OSError) as error:
+        except (psycopg2.Error, pymysql.MySQLError, redis.RedisError, OSError) as error:
             if time.monotonic() > deadline:
                 sys.exit(f"failed to start: {error}")
             print(f"not yet: {str(error).strip()}", flush=True)

@@ -8,7 +8,7 @@ from pathlib import PurePath
 
 from flask import Blueprint, Flask, Response, abort, jsonify, render_template, request, send_from_directory
 
-from stand_in import probe
+from stand_in import links, probe
 from stand_in.database import UploadFile, db, new_id
 from stand_in.login import login_required, own_tenant
 from stand_in.setup import settings
@@ -69,7 +69,9 @@ def upload_file() -> tuple[Response, int]:
     row = UploadFile(id=new_id(), tenant_id=own_tenant(), name=name, key=f"{UPLOADS}/{key}", size=path.stat().st_size)
     db.session.add(row)
     db.session.commit()
-    return jsonify(id=row.id, name=row.name, size=row.size, url=f"/files/{key}"), 201
+    return jsonify(
+        id=row.id, name=row.name, size=row.size, url=f"/files/{key}", source_url=links.file_link(row.id)
+    ), 201
 
 
 @blueprint.route("/inner/api/<path:path>", methods=METHODS)

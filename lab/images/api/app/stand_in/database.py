@@ -70,17 +70,17 @@ class UploadFile(Base):
 
 
 def database_url(settings: Settings) -> URL:
-    connection = settings.postgres
+    connection = settings.database
     return URL.create(
-        "postgresql+psycopg2",
+        "postgresql+psycopg2" if settings.is_postgres else "mysql+pymysql",
         username=connection["user"],
         password=connection["password"],
         host=connection["host"],
         port=connection["port"],
-        database=connection["dbname"],
+        database=connection["dbname" if settings.is_postgres else "database"],
     )
 
 
 def extra_connect_arguments(settings: Settings) -> dict[str, object]:
-    in_url = {"user", "password", "host", "port", "dbname"}
-    return {name: value for name, value in settings.postgres.items() if name not in in_url}
+    in_url = {"user", "password", "host", "port", "dbname", "database"}
+    return {name: value for name, value in settings.database.items() if name not in in_url}

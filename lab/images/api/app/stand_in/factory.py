@@ -7,7 +7,7 @@ import sys
 
 from flask import Flask, Response
 
-from stand_in import areas, errors, login, setup
+from stand_in import areas, errors, links, login, setup
 from stand_in.commands import upgrade_db
 from stand_in.database import database_url, db, extra_connect_arguments, migrate
 from stand_in.settings import Settings, read_settings
@@ -32,7 +32,7 @@ def configure(app: Flask, settings: Settings) -> Flask:
     db.init_app(app)
     migrate.init_app(app, db)
     app.cli.add_command(upgrade_db)
-    for module in (setup, login, areas):
+    for module in (setup, login, links, areas):
         app.register_blueprint(module.blueprint)
     areas.serve_areas(app)
     errors.register(app)

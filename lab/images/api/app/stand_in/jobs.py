@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import socket
+import ssl
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from celery import Celery
 from celery.signals import beat_init
@@ -17,8 +20,28 @@ BEAT_KEY = "stand-in:beat"
 BEAT_SECONDS = 10
 ANSWER_KEY = "stand-in:answer:"
 
+
+def connection(env: Mapping[str, str]) -> dict[str, Any]:
+    """How the broker is reached: TLS goes by CELERY_BROKER_URL, as in Dify, whatever BROKER_USE_SSL says."""
+    found: dict[str, Any] = {}
+    if env.get("CELERY_BROKER_URL", "").startswith("rediss://"):
+        found["broker_use_ssl"] = {
+            "ssl_cert_reqs": getattr(ssl, env.get("REDIS_SSL_CERT_REQS") or "CERT_NONE"),
+            "ssl_ca_certs": env.get("REDIS_SSL_CA_CERTS") or None,
+            "ssl_certfile": env.get("REDIS_SSL_CERTFILE") or None,
+            "ssl_keyfile": env.get("REDIS_SSL_KEYFILE") or None,
+        }
+    if env.get("CELERY_USE_SENTINEL", "").lower() == "true":
+        found["broker_transport_options"] = {
+            "master_name": env.get("CELERY_SENTINEL_MASTER_NAME"),
+            "sentinel_kwargs": {"password": env.get("CELERY_SENTINEL_PASSWORD") or None},
+        }
+    return found
+
+
 celery = Celery("stand-in", broker=os.environ.get("CELERY_BROKER_URL"), set_as_current=True)
 celery.conf.update(
+    **connection(os.environ),
     task_ignore_result=True,
     task_default_queue="dataset",
     broker_connection_retry_on_startup=True,

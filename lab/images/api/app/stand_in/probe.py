@@ -10,13 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import uuid4
 
+import boto3
 import psycopg2
+import pymysql
 import redis
 from kombu.exceptions import OperationalError
 
-from stand_in import jobs, redis_client
+from stand_in import jobs, redis_client, stores
 from stand_in.http import fetch, parse
 from stand_in.settings import Settings, redact
+from stand_in.stores import NotReached
 
 Check = Callable[[Settings], str]
 Results = dict[str, dict[str, Any]]
@@ -25,24 +28,27 @@ BEAT_SECONDS = 60
 NOWHERE = "http://127.0.0.1:9/"
 
 
-class NotReached(Exception):
-    """Something answered, and not as it should."""
-
-
 def expect(condition: object, detail: str) -> None:
     if not condition:
         raise NotReached(detail)
 
 
-def check_postgres(settings: Settings) -> str:
-    connection = psycopg2.connect(**settings.postgres)
+def check_database(settings: Settings) -> str:
+    if settings.is_postgres:
+        connect, statement = (
+            psycopg2.connect,
+            "SELECT current_database(), current_user, current_setting('server_version')",
+        )
+    else:
+        connect, statement = pymysql.connect, "SELECT database(), current_user(), version()"
+    connection = connect(**settings.database)
     try:
         with connection.cursor() as cursor:
-            cursor.execute("SELECT current_database(), current_user, current_setting('server_version')")
+            cursor.execute(statement)
             database, user, version = cursor.fetchone()
     finally:
         connection.close()
-    return f"database {database} as {user} on PostgreSQL {version}"
+    return f"database {database} as {user} on {settings.database_type} {version}"
 
 
 def check_redis(settings: Settings) -> str:
@@ -50,13 +56,13 @@ def check_redis(settings: Settings) -> str:
     return "PONG"
 
 
-def check_broker(settings: Settings) -> str:
+def check_broker(_: Settings) -> str:
     """The messages are ours: a URL that was put together wrongly has a piece of the password where the host should be."""
     try:
-        redis.Redis.from_url(settings.broker_url, socket_timeout=5, socket_connect_timeout=5).ping()
+        jobs.celery.connection_for_write().ensure_connection(max_retries=1, timeout=5, reraise_as_library_errors=False)
     except redis.AuthenticationError as error:
         raise NotReached("refused the password in CELERY_BROKER_URL") from error
-    except redis.RedisError as error:
+    except (redis.RedisError, OSError, OperationalError) as error:
         raise NotReached("the host in CELERY_BROKER_URL does not answer") from error
     return "PONG"
 
@@ -89,6 +95,8 @@ def check_beat(settings: Settings) -> str:
 
 
 def check_storage(settings: Settings) -> str:
+    if settings.environment.get("STORAGE_TYPE") == "s3":
+        return check_bucket(settings.environment)
     path = settings.storage / f".stand-in-{uuid4()}"
     try:
         path.write_text("written")
@@ -96,6 +104,22 @@ def check_storage(settings: Settings) -> str:
     finally:
         path.unlink(missing_ok=True)
     return f"wrote and read below {settings.storage} as uid {os.getuid()}"
+
+
+def check_bucket(env: Mapping[str, str]) -> str:
+    client = boto3.client(
+        "s3",
+        endpoint_url=env.get("S3_ENDPOINT") or None,
+        region_name=env.get("S3_REGION") or None,
+        aws_access_key_id=env.get("S3_ACCESS_KEY"),
+        aws_secret_access_key=env.get("S3_SECRET_KEY"),
+    )
+    bucket, key, text = env["S3_BUCKET_NAME"], f"stand-in-{uuid4()}", b"written"
+    client.put_object(Bucket=bucket, Key=key, Body=text)
+    found = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+    client.delete_object(Bucket=bucket, Key=key)
+    expect(found == text, f"{key} holds something else than was written")
+    return f"wrote and read in bucket {bucket} at {env.get('S3_ENDPOINT')}"
 
 
 def check_sandbox(settings: Settings) -> str:
@@ -119,29 +143,7 @@ def check_plugin_daemon(settings: Settings) -> str:
 
 
 def check_vector_store(settings: Settings) -> str:
-    expect(settings.vector_store == "weaviate", f"the stand-in cannot check VECTOR_STORE={settings.vector_store}")
-    status, body = fetch(f"{settings.weaviate_url}/v1/meta", weaviate_headers(settings))
-    expect(status != 401, "refused WEAVIATE_API_KEY (401)")
-    expect(status == 200, f"/v1/meta answered {status}")
-    write_and_read_object(settings)
-    return f"weaviate {(parse(body) or {}).get('version')}: wrote and read an object"
-
-
-def weaviate_headers(settings: Settings) -> dict[str, str]:
-    return {"Authorization": f"Bearer {settings.weaviate_key}"}
-
-
-def write_and_read_object(settings: Settings) -> None:
-    objects, headers, object_id = f"{settings.weaviate_url}/v1/objects", weaviate_headers(settings), str(uuid4())
-    written = {"class": "StandInProbe", "id": object_id, "properties": {"text": object_id}}
-    status, _ = fetch(objects, headers, written)
-    expect(status == 200, f"writing an object answered {status}")
-    status, body = fetch(f"{objects}/StandInProbe/{object_id}", headers)
-    fetch(f"{objects}/StandInProbe/{object_id}", headers, method="DELETE")
-    expect(
-        status == 200 and (parse(body) or {}).get("properties") == written["properties"],
-        f"reading the object answered {status}",
-    )
+    return stores.check(settings.vector_store, settings.environment)
 
 
 def check_ssrf_proxy(settings: Settings) -> str:
@@ -150,7 +152,7 @@ def check_ssrf_proxy(settings: Settings) -> str:
     return f"answered {status} when asked for {NOWHERE}"
 
 
-WORKER_CHECKS: dict[str, Check] = {"postgres": check_postgres, "storage": check_storage}
+WORKER_CHECKS: dict[str, Check] = {"database": check_database, "storage": check_storage}
 CHECKS: dict[str, Check] = {
     **WORKER_CHECKS,
     "redis": check_redis,

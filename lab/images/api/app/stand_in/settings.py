@@ -19,8 +19,29 @@ SECRETS = (
     "CODE_EXECUTION_API_KEY",
     "PLUGIN_DAEMON_KEY",
     "INNER_API_KEY_FOR_PLUGIN",
+    "REDIS_SENTINEL_PASSWORD",
+    "S3_SECRET_KEY",
+    # Of the vector stores.
+    "CHROMA_AUTH_CREDENTIALS",
+    "COUCHBASE_PASSWORD",
+    "ELASTICSEARCH_PASSWORD",
+    "IRIS_PASSWORD",
+    "MATRIXONE_PASSWORD",
+    "MILVUS_PASSWORD",
+    "MILVUS_TOKEN",
+    "MYSCALE_PASSWORD",
+    "OCEANBASE_VECTOR_PASSWORD",
+    "OPENGAUSS_PASSWORD",
+    "OPENSEARCH_PASSWORD",
+    "ORACLE_PASSWORD",
+    "PGVECTOR_PASSWORD",
+    "PGVECTO_RS_PASSWORD",
+    "QDRANT_API_KEY",
+    "VASTBASE_PASSWORD",
     "WEAVIATE_API_KEY",
 )
+# All of them but PostgreSQL speak MySQL's protocol.
+DATABASES = {"postgresql": 5432, "mysql": 3306, "oceanbase": 2881, "seekdb": 2881}
 
 
 @dataclass(frozen=True)
@@ -40,19 +61,24 @@ class Settings:
     plugin_daemon_key: str
     inner_key: str
     vector_store: str
-    weaviate_url: str
-    weaviate_key: str
     ssrf_proxy_url: str
     pool_pre_ping: bool
-    postgres: Mapping[str, Any]
+    database_type: str
+    database: Mapping[str, Any]
     redis: Mapping[str, Any]
+    environment: Mapping[str, str]
     secrets: tuple[str, ...]
+
+    @property
+    def is_postgres(self) -> bool:
+        return self.database_type == "postgresql"
 
 
 def read_settings(env: Mapping[str, str] = os.environ) -> Settings:
     """Raises ValueError for a database that the stand-in cannot speak to, and for a port that is no number."""
-    if env.get("DB_TYPE", "postgresql") != "postgresql":
-        raise ValueError(f"DB_TYPE={env['DB_TYPE']}: the stand-in speaks to PostgreSQL only")
+    database_type = env.get("DB_TYPE") or "postgresql"
+    if database_type not in DATABASES:
+        raise ValueError(f"DB_TYPE={database_type}: the stand-in speaks to {', '.join(DATABASES)}")
     return Settings(
         version=env.get("STAND_IN_VERSION", ""),
         deploy_env=env.get("DEPLOY_ENV") or "PRODUCTION",
@@ -69,12 +95,12 @@ def read_settings(env: Mapping[str, str] = os.environ) -> Settings:
         plugin_daemon_key=env.get("PLUGIN_DAEMON_KEY", ""),
         inner_key=env.get("INNER_API_KEY_FOR_PLUGIN", ""),
         vector_store=env.get("VECTOR_STORE", ""),
-        weaviate_url=env.get("WEAVIATE_ENDPOINT", "").rstrip("/"),
-        weaviate_key=env.get("WEAVIATE_API_KEY", ""),
         ssrf_proxy_url=env.get("SSRF_PROXY_HTTP_URL", ""),
         pool_pre_ping=is_true(env, "SQLALCHEMY_POOL_PRE_PING"),
-        postgres=postgres_settings(env),
+        database_type=database_type,
+        database=postgres_settings(env) if database_type == "postgresql" else mysql_settings(env),
         redis=redis_settings(env),
+        environment=env,
         secrets=secret_values(env),
     )
 
@@ -96,6 +122,19 @@ def postgres_settings(env: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
+def mysql_settings(env: Mapping[str, str]) -> dict[str, Any]:
+    """Keyword arguments of pymysql.connect."""
+    return {
+        "host": env.get("DB_HOST", ""),
+        "port": int(env.get("DB_PORT") or DATABASES[env["DB_TYPE"]]),
+        "user": env.get("DB_USERNAME", ""),
+        "password": env.get("DB_PASSWORD", ""),
+        "database": env.get("DB_DATABASE", ""),
+        "charset": env.get("DB_CHARSET") or "utf8mb4",
+        "connect_timeout": 5,
+    }
+
+
 def redis_settings(env: Mapping[str, str]) -> dict[str, Any]:
     """Keyword arguments of redis.Redis."""
     return {
@@ -107,6 +146,8 @@ def redis_settings(env: Mapping[str, str]) -> dict[str, Any]:
         "ssl": is_true(env, "REDIS_USE_SSL"),
         "ssl_ca_certs": env.get("REDIS_SSL_CA_CERTS") or None,
         "ssl_cert_reqs": "required" if env.get("REDIS_SSL_CERT_REQS") == "CERT_REQUIRED" else "none",
+        "ssl_certfile": env.get("REDIS_SSL_CERTFILE") or None,
+        "ssl_keyfile": env.get("REDIS_SSL_KEYFILE") or None,
     }
 
 

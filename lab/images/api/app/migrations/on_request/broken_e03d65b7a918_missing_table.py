@@ -1,4 +1,4 @@
-"""a revision that PostgreSQL refuses, for an upgrade that fails"""
+"""a revision that every database refuses, for an upgrade that fails"""
 
 import sqlalchemy as sa
 from alembic import op
