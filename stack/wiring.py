@@ -33,7 +33,6 @@ class Chosen:
         names = (name for choice in self.local.values() for name in choice.secrets)
         return tuple(dict.fromkeys([*CORE_SECRETS, *names]))
 
-
     @property
     def theirs(self) -> set[str]:
         """The secrets of services that run elsewhere: whoever runs them makes and changes these, not we."""

@@ -49,7 +49,9 @@ def test_the_broker_is_the_redis_that_was_chosen(given: dict[str, str], url: str
 
 @given(st.text(min_size=1), st.text(min_size=1))
 def test_any_user_and_password_come_through_the_brokers_url(user: str, password: str) -> None:
-    url = urlsplit(derived({"REDIS_HOST": "cache.lan", "REDIS_USERNAME": user, "REDIS_PASSWORD": password})["CELERY_BROKER_URL"])
+    url = urlsplit(
+        derived({"REDIS_HOST": "cache.lan", "REDIS_USERNAME": user, "REDIS_PASSWORD": password})["CELERY_BROKER_URL"]
+    )
     assert (unquote(url.username or ""), unquote(url.password or "")) == (user, password)
     assert (url.hostname, url.port, url.path) == ("cache.lan", 6379, "/1")
 
