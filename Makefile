@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
-WORKERS ?= 2
+WORKERS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help deploy test lint unit lab-test docs bench lock clean
@@ -32,7 +32,7 @@ unit: $(STAMP) ## unit tests: seconds, no Docker
 
 lab-test: $(STAMP) ## tests on real hosts: containers on this machine that boot systemd and sshd
 	$(BIN)/python -m lab images
-	$(BIN)/pytest tests/lab --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/pytest tests/lab --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 15
 
 docs: $(STAMP) ## write the pages of docs/ that are made from data
 	$(BIN)/python -m stack docs

@@ -61,15 +61,18 @@ set -e; cd "$root"
 # A run whose controller died may still be at work here.
 exec 9>"/run/lock/$project-migration"; flock 9
 compose_run() { docker compose run --rm --no-deps -T "$@"; }
-# Without names, `up` would start everything.
-said=$(test -z "$stores" || docker compose up --detach --wait --wait-timeout "$patience" --no-deps --pull never $stores 2>&1) || {
+of() { docker ps --quiet --filter "label=com.docker.compose.project=$project" \
+    --filter "label=com.docker.compose.service=$1" --filter label=com.docker.compose.oneoff=False $2; }
+# Without names, `up` would start everything. Its exit code says nothing: 0 also when time is up (Compose 2.26.1 does that).
+said=$(test -z "$stores" || docker compose up --detach --wait --wait-timeout "$patience" --no-deps --pull never $stores 2>&1) || :
+unwell=$(for store in $stores; do test -n "$(of "$store" "--filter health=healthy")" || echo "$store"; done)
+if test -n "$unwell"; then
     printf '%s\n' "$said" | tail -n 3 >&2
-    docker compose logs --no-color --tail 50 $stores >&2
-    echo "$stores: not healthy, so the migration was not begun; the log stands above" >&2
+    docker compose logs --no-color --tail 50 $unwell >&2
+    echo "$(echo $unwell): not healthy, so the migration was not begun; the log stands above" >&2
     exit 1
-}
-running=$(for service; do docker ps --quiet --filter "label=com.docker.compose.project=$project" \
-    --filter "label=com.docker.compose.service=$service" --filter label=com.docker.compose.oneoff=False; done)
+fi
+running=$(for service; do of "$service"; done)
 # Whatever happens from here on, what ran before runs again; after a success the next step replaces it.
 back() { test -z "$running" || docker start $running >/dev/null; }
 trap 'status=$?; rm -f .migration.log; test $status = 0 || back; exit $status' EXIT

@@ -135,7 +135,7 @@ def test_a_local_api_and_worker_reach_everything_with_the_printed_settings(local
         time.sleep(2)
     reached = {name for name, result in json.loads(body).items() if result["ok"]}
     assert reached == {
-        "postgres", "redis", "broker", "worker", "beat", "storage", "sandbox", "plugin_daemon", "vector_store", "ssrf_proxy",
+        "database", "redis", "broker", "worker", "beat", "storage", "sandbox", "plugin_daemon", "vector_store", "ssrf_proxy",
     }  # fmt: skip
 
 

@@ -126,11 +126,11 @@ def test_databases_keep_the_owner_they_gave_themselves(checkout: Checkout, host:
 def test_an_unchosen_store_is_removed_and_its_data_kept(checkout: Checkout, host: Host) -> None:
     before = containers(host)
     sh(host, "echo vectors > /opt/dify/volumes/weaviate/kept")
-    checkout.write("env/dify.env", "VECTOR_STORE=upstash\nNGINX_KEEPALIVE_TIMEOUT=33\n")
+    checkout.write("env/dify.env", "VECTOR_STORE=qdrant\nNGINX_KEEPALIVE_TIMEOUT=33\n")
     run = checkout.deploy().ok().says("removing, data kept: weaviate")
     assert "weaviate" not in containers(host)
     assert {"db_postgres", "redis", "nginx", "web"}.isdisjoint(replaced(before, containers(host)))
-    assert run.changed == ["Configuration files", "Stack runs"]
+    assert run.changed == ["Data folders", "Images", "Configuration files", "Stack runs"]
     checkout.write("env/dify.env", "NGINX_KEEPALIVE_TIMEOUT=33\n")
     checkout.deploy().ok()
     assert sh(host, "cat /opt/dify/volumes/weaviate/kept") == "vectors"
@@ -184,12 +184,14 @@ def test_a_configuration_that_nginx_refuses_replaces_nothing(checkout: Checkout,
         containers(host),
         sh(host, "sha256sum /opt/dify/nginx/*.conf /opt/dify/.env /opt/dify/docker-compose.yaml"),
     )
-    checkout.write("env/dify.env", "NGINX_KEEPALIVE_TIMEOUT=33\nNGINX_CLIENT_MAX_BODY_SIZE=much\n")
-    checkout.deploy().failed("nginx -t refuses the new configuration", "client_max_body_size")
+    template = checkout.folder / "templates/nginx/dify.conf.j2"
+    good = template.read_text()
+    template.write_text(good + "upload_limit 100M;\n")
+    checkout.deploy().failed("nginx -t refuses the new configuration", "upload_limit")
     assert containers(host) == before
     assert sh(host, "sha256sum /opt/dify/nginx/*.conf /opt/dify/.env /opt/dify/docker-compose.yaml") == config
     assert host.run("test -e /opt/dify/.staged").returncode == 1
-    checkout.write("env/dify.env", "NGINX_KEEPALIVE_TIMEOUT=33\n")
+    template.write_text(good)
     assert checkout.deploy().ok().changed == []
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.migrate import ASK
+from tasks.commands import script
+from tasks.migrate import ASK, MIGRATE
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "lab/images/_store"))
 
@@ -105,3 +106,33 @@ def test_each_kind_of_local_database_is_asked() -> None:
     from stack.render import DATABASES
 
     assert set(ASK) == set(DATABASES)
+
+
+# The migration waits for its stores
+
+DOCKER = """#!/bin/sh
+echo "$*" >> called
+case $* in
+    *"up "*) exit $(cat up) ;;
+    *health=healthy*) case $* in *=$(cat healthy)\\ *) echo 0123abcd ;; esac ;;
+    *"compose logs"*) echo "the log of $*" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("up", ["0", "1"])
+def test_a_store_that_is_not_healthy_stops_the_migration_whatever_compose_ends_with(tmp_path: Path, up: str) -> None:
+    """Seen with Compose 2.26.1: `up --wait` ended with 0 when its 180 seconds were over and MySQL was still starting."""
+    for name, text in {"docker": DOCKER, "up": up, "healthy": "redis"}.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "docker").chmod(0o755)
+    names = {"root": str(tmp_path), "project": "dify", "image": "api", "stores": "db_mysql redis", "patience": "180"}
+    body = script(MIGRATE.replace("/run/lock/", f"{tmp_path}/lock-"), "api", place="", **names)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(["sh", "-c", body], env=environment, text=True, capture_output=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.endswith("db_mysql: not healthy, so the migration was not begun; the log stands above\n")
+    called = (tmp_path / "called").read_text()
+    assert "compose logs --no-color --tail 50 db_mysql\n" in called
+    assert "compose run" not in called
+    assert "stop" not in called
