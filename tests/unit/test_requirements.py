@@ -255,3 +255,63 @@ def test_two_deployments_on_one_machine_share_nothing(
         assert line.startswith("a and b are one machine: ")
         assert fragment in line
     assert clashes({"a": ("one machine", plain()), "b": ("another", other)}) == []
+
+
+# --- What the chosen services ask for ---
+
+
+@pytest.mark.parametrize(
+    ("memory", "given", "fragment"),
+    [
+        (4, {"VECTOR_STORE": "oceanbase"}, "4.0GiB of memory: the chosen services need 8.6GiB (oceanbase 6.0GiB, api "),
+        (16, {"VECTOR_STORE": "oceanbase"}, ""),
+        (16, {"VECTOR_STORE": "oceanbase", "OCEANBASE_MEMORY_LIMIT": "20G"}, "(oceanbase 20.0GiB, api "),
+        (4, {"VECTOR_STORE": "elasticsearch"}, "(elasticsearch 2.0GiB, kibana 1.0GiB, api "),
+        (4, {"VECTOR_STORE": "pgvector"}, ""),
+    ],
+)
+def test_the_memory_of_all_services_is_added_up(memory: int, given: dict[str, str], fragment: str) -> None:
+    expect(said(replace(WITH_DOCKER, memory=memory * GIB), given=given), fragment)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "store", "fragment"),
+    [
+        (
+            "aarch64",
+            "iris",
+            "iris: its image is for amd64 only, and this host is arm64: choose another, or another host",
+        ),
+        ("x86_64", "iris", ""),
+        ("aarch64", "qdrant", ""),
+    ],
+)
+def test_an_image_that_there_is_not_for_this_machine(architecture: str, store: str, fragment: str) -> None:
+    machine = replace(WITH_DOCKER, architecture=architecture, memory=16 * GIB)
+    expect(said(machine, given={"VECTOR_STORE": store}), fragment)
+
+
+@pytest.mark.parametrize(
+    ("kept", "given", "fragment"),
+    [
+        ({}, {"DB_TYPE": "mysql"}, "DB_TYPE=mysql: this host's data is in postgresql, and Dify would come up empty"),
+        ({"DB_TYPE": "mysql"}, {}, "DB_TYPE=postgresql: this host's data is in mysql"),
+        ({"DB_TYPE": "mysql"}, {"DB_TYPE": "mysql"}, ""),
+    ],
+)
+def test_another_kind_of_database_beside_data(kept: dict[str, str], given: dict[str, str], fragment: str) -> None:
+    machine = replace(WITH_DOCKER, migrated=True, database=True, filled=("volumes/mysql/data",), memory=16 * GIB)
+    expect(said(machine, {**BOTH, **kept}, given), fragment)
+
+
+def test_a_stores_data_without_the_password_it_was_made_with() -> None:
+    machine = replace(WITH_DOCKER, filled=("volumes/pgvector/data",))
+    given = {"VECTOR_STORE": "pgvector"}
+    line = (
+        "/opt/dify/volumes/pgvector/data holds the data of VECTOR_STORE=pgvector, but PGVECTOR_PASSWORD of it is gone"
+    )
+    expect(said(machine, {}, given), line)
+    expect(said(machine, {"PGVECTOR_PASSWORD": "old"}, given), "")
+    expect(said(machine, {}, {**given, "PGVECTOR_PASSWORD": "old"}), "")
+    # What is not bound to its data may be made anew.
+    expect(said(replace(WITH_DOCKER, filled=("volumes/qdrant",)), {}, {"VECTOR_STORE": "qdrant"}), "")
