@@ -231,6 +231,15 @@ def test_an_api_that_does_not_come_up_is_named(root: Root) -> None:
     assert root.read(".admin-password") == ""
 
 
+def test_an_api_that_is_not_there_although_compose_says_so_is_named(root: Root) -> None:
+    """`up --wait` of Compose 2.26.1 ends with 0 when its time is over, too."""
+    (root.path / "step").unlink()
+    done = root.make()
+    assert done.returncode == 1
+    assert done.stderr.endswith("api does not answer, so the first account was not made; its log stands above\n")
+    assert root.read(".admin-password") == ""
+
+
 def test_a_refusal_of_difys_fails_the_step_and_the_password_stays_for_the_next_run(root: Root) -> None:
     root.say(talk="1")
     done = root.make()
