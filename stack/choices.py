@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 Pair = tuple[str, str]
+# Dify puts these passwords into a URL as they are: one ends there, the other begins a code.
+IN_URL = "@%"
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ VECTOR_STORES: dict[str, Choice] = {
         local={"PGVECTO_RS_HOST": "pgvecto-rs", "PGVECTO_RS_PORT": "5432"},
         where=("PGVECTO_RS_HOST",),
         secrets=("PGVECTO_RS_PASSWORD",),
+        refused={"PGVECTO_RS_PASSWORD": IN_URL},
         needed=("PGVECTO_RS_PASSWORD",),
     ),
     "opensearch": Choice(
@@ -199,6 +202,7 @@ VECTOR_STORES: dict[str, Choice] = {
         local={"MATRIXONE_HOST": "matrixone", "MATRIXONE_PORT": "6001", "MATRIXONE_USER": "dump"},
         where=("MATRIXONE_HOST",),
         secrets=("MATRIXONE_PASSWORD",),
+        refused={"MATRIXONE_PASSWORD": IN_URL},
         needed=("MATRIXONE_PASSWORD",),
     ),
     "tidb_vector": _elsewhere("TIDB_VECTOR_HOST", "TIDB_VECTOR_USER", "TIDB_VECTOR_PASSWORD"),
