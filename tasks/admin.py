@@ -54,7 +54,8 @@ begin() {
 test -z "$stores" || begin $stores
 begin api
 container=$(docker compose ps --quiet api </dev/null)
-step=$(docker exec "$container" curl --silent --max-time 10 --noproxy '*' "http://127.0.0.1:$port/console/api/setup" </dev/null) || {
+ask() { docker exec "$container" curl --silent --max-time 10 --noproxy '*' "http://127.0.0.1:$port/console/api/setup" </dev/null; }
+step=$(ask) || {
     docker compose logs --no-color --tail 50 api </dev/null >&2
     echo "api does not answer, so the first account was not made; its log stands above" >&2; exit 1; }
 case $step in *'"finished"'*) exit 0 ;; esac
