@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
-from lab import build, engine, home, hosts, network, registry
+from lab import build, engine, home, hosts, network, registry, repository
 from lab.home import LabError
 from lab.progress import bad, good, parallel_step, seconds, table
 
@@ -24,6 +24,7 @@ _EXAMPLES = """\
 examples:
   python -m lab up                      one Debian 13 host, dify-1
   python -m lab up --hosts 3            have dify-1, dify-2 and dify-3; those that run stay as they are
+  python -m lab up --system debian12    a Debian 12 host, and a stand-in of Docker's repository for it
   python -m lab ssh dify-1              log in as root (ops@dify-1: a user with sudo)
   python -m lab ssh dify-1 docker ps    run one command
   python -m lab down                    remove everything, images included
@@ -53,7 +54,8 @@ def parser() -> argparse.ArgumentParser:
 
 def _up_arguments(up: argparse.ArgumentParser) -> None:
     up.add_argument("--hosts", type=_count, default=1, metavar="N", help="how many: dify-1 to dify-N (default 1)")
-    up.add_argument("--os", default="trixie", metavar="SUITE", help="Debian by code name: trixie (default), bookworm")
+    system = up.add_argument("--system", choices=hosts.SUITES, default="debian13")
+    system.help = "what the hosts are: debian11, debian12, debian13 (default) or testing"
     choice = up.add_argument("--images", choices=["lab", "upstream"], default="lab")
     choice.help = "lab (default): built here, stand-ins among them; upstream: the real ones, pulled from the internet"
     up.add_argument(
@@ -101,11 +103,12 @@ def _up(chosen: argparse.Namespace) -> None:
         print(f"{chosen.unless_named_in} names hosts of your own ({', '.join(own)}): no lab is needed.")
         return
     started = time.monotonic()
+    suite = hosts.SUITES[chosen.system]
     names = [f"dify-{number}" for number in range(1, chosen.hosts + 1)]
     for host in hosts.hosts() if engine.answers() else []:
         if host.name in names:
-            hosts.demand(host, chosen.os, chosen.images)
-    hosts.prepare(chosen.os)
+            hosts.demand(host, suite, chosen.images)
+    hosts.prepare(suite)
     if chosen.images == "lab":
         build.publish()
     with ThreadPoolExecutor(4) as pool:
@@ -129,8 +132,8 @@ def _own_groups(inventory: Path) -> list[str]:
 def _create(name: str, chosen: argparse.Namespace) -> None:
     there = hosts.find(name)
     quiet = there and there.state == "running"
-    with nullcontext() if quiet else parallel_step(f"host {name}: boot {chosen.os}"):
-        hosts.create(name, suite=chosen.os, images=chosen.images)
+    with nullcontext() if quiet else parallel_step(f"host {name}: boot {chosen.system}"):
+        hosts.create(name, suite=hosts.SUITES[chosen.system], images=chosen.images)
 
 
 def _down(chosen: argparse.Namespace) -> None:
@@ -139,6 +142,7 @@ def _down(chosen: argparse.Namespace) -> None:
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda host: hosts.destroy(host.name), hosts.hosts()))
         registry.down(keep_images=chosen.keep_images)
+        repository.down()
         network.down()
         if not chosen.keep_images and not engine.own():
             build.remove_images()
@@ -156,7 +160,10 @@ def _status(_: argparse.Namespace) -> None:
     print(f"Engine\n  Docker {version}, {whose}, {engine.url()}")
     found = registry.container()
     where = f"127.0.0.1:{registry.push_port()}, for the hosts {registry.ADDRESS}" if found else "not running"
-    print(f"Registry\n  {where}\nImages for the hosts")
+    print(f"Registry\n  {where}")
+    if repository.running():
+        print(f"Stand-in of Docker's package repository\n  for the hosts {repository.URL}")
+    print("Images for the hosts")
     print(table(_image_rows() if found else []))
     print("Hosts")
     _print_hosts()
@@ -181,7 +188,7 @@ def _print_hosts() -> None:
 
 def _host_row(host: hosts.Host) -> tuple[str, ...]:
     state = good(host.state) if host.state == "running" else bad(host.state)
-    return host.name, state, host.suite, host.address, f"ssh 127.0.0.1:{host.ssh_port}", f"images: {host.images}"
+    return host.name, state, host.system, host.address, f"ssh 127.0.0.1:{host.ssh_port}", f"images: {host.images}"
 
 
 def _ssh(chosen: argparse.Namespace) -> None:

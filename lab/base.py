@@ -22,8 +22,10 @@ _UNWANTED = (
 )
 
 #: As Docker Hub's images: no translations of package descriptions (1 s less at each `apt-get update`), no fsync.
+#: And a mirror that lags behind testing will do: apt would refuse one after two weeks.
 _SETTINGS = {
     "etc/apt/apt.conf.d/docker-no-languages": 'Acquire::Languages "none";\n',
+    "etc/apt/apt.conf.d/lab-mirror-may-lag": 'Acquire::Check-Valid-Until "false";\n',
     "etc/dpkg/dpkg.cfg.d/docker-apt-speedup": "force-unsafe-io\n",
 }
 #: Marks a base image that was made here, and all that is built on it.

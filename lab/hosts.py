@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab import engine, network
+from lab import engine, network, repository
 from lab.home import KEY, KNOWN_HOSTS, LabError, lock
 
+#: The systems that hosts can be, as people call them -> Debian's suite.
+SUITES = {"debian11": "bullseye", "debian12": "bookworm", "debian13": "trixie", "testing": "testing"}
 _FOLDER = Path(__file__).resolve().parent / "host"
 _FIRST_SSH_PORT = 2200
 #: Seconds for a boot; three are usual.
@@ -54,8 +56,18 @@ class Host:
     privileged: bool
 
     @property
+    def address6(self) -> str:
+        """For IPv6, as host/init makes it."""
+        return f"fd5c:d1f7::{self.address.replace('.', ':')}"
+
+    @property
     def known_hosts(self) -> Path:
         return KNOWN_HOSTS / self.name
+
+    @property
+    def system(self) -> str:
+        """Its suite as people call it."""
+        return next((system for system, suite in SUITES.items() if suite == self.suite), self.suite)
 
     def data(self) -> dict[str, Any]:
         """What pyinfra has to know to connect; the key of the host is really checked."""
@@ -158,7 +170,7 @@ def demand(host: Host, suite: str, images: str) -> None:
     """A host that is there already must be the one that is asked for."""
     if (host.suite, host.images) != (suite, images):
         raise LabError(
-            f"{host.name} is there already, with --os {host.suite} --images {host.images}: "
+            f"{host.name} is there already, with --system {host.system} --images {host.images}: "
             "first python -m lab down --keep-images"
         )
 
@@ -172,6 +184,8 @@ def prepare(suite: str) -> str:
     with lock(f"host-{suite}"):
         build.ensure(build.Plan(_FOLDER, image, {"SUITE": suite}))
     network.up()
+    if suite in repository.SUITES:
+        repository.up()
     return image
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lab import build, engine
+from lab import build, engine, repository
 from lab import hosts as machines
 from lab.home import LabError
 
@@ -24,8 +24,10 @@ def hosts() -> list[tuple[str, dict[str, Any]]]:
 
 def data(host: machines.Host) -> dict[str, Any]:
     """How to reach it, and where it gets Docker and the images from."""
-    found = {**host.data(), "docker_source": "distro"}
+    found = {**host.data(), "docker_source": "docker" if host.suite in repository.SUITES else "distro"}
     if host.images == "lab":
+        if host.suite in repository.SUITES:
+            found |= repository.data()
         found["docker_insecure_registries"] = [_REGISTRY]
         found["image_registry"] = {name: f"{_REGISTRY}/{name}" for name in build.registries()}
     return found

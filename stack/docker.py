@@ -95,8 +95,8 @@ def install_script(os_id: str, knobs: Knobs) -> str:
             return _dnf_amazon()
         return _apt_distro(system.distro) if system.manager == "apt" else _dnf(system.distro)
     if system.manager == "apt":
-        return _apt_docker(f"{knobs.docker_repository}/{system.upstream}")
-    return _dnf_docker(f"{knobs.docker_repository}/{system.upstream}")
+        return _apt_docker(f"{knobs.docker_repository}/{system.upstream}", knobs.docker_repository_key or APT_KEY)
+    return _dnf_docker(f"{knobs.docker_repository}/{system.upstream}", knobs.docker_repository_key or RPM_KEY)
 
 
 def install_curl(os_id: str) -> str:
@@ -127,16 +127,31 @@ def _apt_distro(packages: tuple[str, ...]) -> str:
         """)
 
 
-def _apt_docker(repository: str) -> str:
+def _fetch_key(repository: str, key: str) -> str:
+    """Shell that leaves the repository's key in the file $key, if it is the one with this fingerprint."""
+    refusal = (
+        f"the key of {repository} is not the expected {key}: nothing was installed; "
+        "docker_repository_key names the key of a mirror that signs anew"
+    )
+    return f"""\
+            key=$(mktemp)
+            curl --fail --silent --show-error --location {quote(repository + "/gpg")} --output "$key"
+            gpg --show-keys --with-colons "$key" | grep -q '^fpr:.*:{key}:' || {{
+                echo {quote(refusal)} >&2
+                exit 1
+            }}"""
+
+
+def _apt_docker(repository: str, key: str) -> str:
     """A source that is there already, under whatever name, is used as it is: two of them with two keys stop apt."""
     return APT + dedent(f"""\
         apt_install ca-certificates curl gpg
         . /etc/os-release
-        if ! grep -Eqrs '^[^#]*{re.escape(repository)}/?' /etc/apt/sources.list /etc/apt/sources.list.d; then
-            key=$(mktemp)
-            curl --fail --silent --show-error --location {quote(repository + "/gpg")} --output "$key"
-            gpg --show-keys --with-colons "$key" | grep -q '^fpr:.*:{APT_KEY}:' || {{
-                echo {quote(f"the key of {repository} is not Docker's ({APT_KEY}): nothing was installed")} >&2
+        # What apt reads, not what lies about: files that an upgrade switched off or renamed do not count.
+        if ! apt-get indextargets --format '$(REPO_URI)' | grep -Fqx {quote(repository + "/")}; then
+{_fetch_key(repository, key)}
+            curl --fail --silent --location {quote(repository + "/dists/")}"$VERSION_CODENAME/Release" --output /dev/null || {{
+                echo {quote(repository)} "has nothing for $VERSION_CODENAME: set docker_source = \\"distro\\"" >&2
                 exit 1
             }}
             install -D -m 644 "$key" /etc/apt/keyrings/docker.asc
@@ -174,7 +189,7 @@ def _dnf_amazon() -> str:
         """)
 
 
-def _dnf_docker(repository: str) -> str:
+def _dnf_docker(repository: str, key: str) -> str:
     repo = f"""\
 [docker-ce-stable]
 name=Docker CE
@@ -186,13 +201,13 @@ gpgkey=file:///etc/pki/rpm-gpg/docker-ce.gpg
     return dedent(f"""\
         command -v curl >/dev/null || dnf -q -y install curl
         command -v gpg >/dev/null || dnf -q -y install gnupg2
-        if ! grep -Eqs '^baseurl *= *{re.escape(repository)}/' /etc/yum.repos.d/*.repo; then
-            key=$(mktemp)
-            curl --fail --silent --show-error --location {quote(repository + "/gpg")} --output "$key"
-            gpg --show-keys --with-colons "$key" | grep -q '^fpr:.*:{RPM_KEY}:' || {{
-                echo {quote(f"the key of {repository} is not Docker's ({RPM_KEY}): nothing was installed")} >&2
-                exit 1
-            }}
+        # A repository that is switched off does not count.
+        if ! awk -F ' *= *' -v url={quote(repository + "/")} '
+            /^\\[/ {{ found = found || here && on; here = 0; on = 1 }}
+            $1 == "baseurl" && index($2, url) == 1 {{ here = 1 }}
+            $1 == "enabled" {{ on = $2 ~ /^(1|[Tt]rue|[Yy]es|[Oo]n)/ }}
+            END {{ exit !(found || here && on) }}' /etc/yum.repos.d/*.repo 2>/dev/null; then
+{_fetch_key(repository, key)}
             install -D -m 644 "$key" /etc/pki/rpm-gpg/docker-ce.gpg
             rm "$key"
             printf %s {quote(repo)} > /etc/yum.repos.d/docker-ce.repo

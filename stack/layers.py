@@ -264,7 +264,8 @@ def check_names(folder: Path, groups: Iterable[str], hosts: Iterable[str]) -> No
         f"{path.relative_to(folder)}: the inventory has no group{'' if path.suffix == '.py' else ' or host'} "
         f"{path.stem!r}{nearest(path.stem, known)}"
         for path, known in stray
-        if path.stem not in known
+        # Groups of pyinfra's connectors, as @vagrant, are there only while the connector is the inventory.
+        if path.stem not in known and not path.stem.startswith("@")
     ]
     if lines:
         raise InvalidError(lines)

@@ -25,6 +25,8 @@ LONGEST_FIRST = (
     "middleware",
     "fleet",
     "external",
+    "systems",
+    "vagrant",
 )
 
 

@@ -112,7 +112,9 @@ def test_the_old_docker_of_debian_12_is_refused_by_name(
     scratch: Callable[..., Checkout], new_host: Callable[..., Host]
 ) -> None:
     old = new_host("old", suite="bookworm")
-    scratch(old).deploy().refused('docker_source = "distro": Debian 12 has a Docker Engine older than 24')
+    scratch(old).deploy(docker_source="distro").refused(
+        'docker_source = "distro": Debian 12 has a Docker Engine older than 24'
+    )
     assert untouched(old)
     sh(old, "apt-get -q update && apt-get -q -y --no-install-recommends install docker.io docker-compose")
     scratch(old).deploy().refused("Docker Engine 20.10", "docker-compose 1.29", "is the old v1")

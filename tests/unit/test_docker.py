@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyinfra.context import ctx_host, ctx_state
 
 from stack import docker
 from stack.settings import Knobs
+from tasks import docker as engine_task
 from tests.unit.wanted import knobs, run_sh
 
 
@@ -109,11 +114,20 @@ CAN = [
 ]
 # The host's own programs, replaced by ones that write down how they were called.
 PROGRAMS = {
-    "apt-get": 'echo "apt-get $*" >> "$calls"',
+    "apt-get": """
+        test "$1" != indextargets || { cat "$sources"/targets; sed -n 's|^URIs: \\(.*\\)|\\1/|p' "$sources"/*; exit; }
+        echo "apt-get $*" >> "$calls"
+    """,
     "dnf": 'echo "dnf $*" >> "$calls"',
     "apt-cache": 'echo "  Candidate: $candidate"',
     "dpkg": 'test "$1" = --print-architecture && echo amd64 || test "$(printf "%s\\n" "$4" "$2" | sort -V | head -n1)" = "$4"',
-    "curl": 'echo "curl $*" >> "$calls"; for last; do :; done; echo key > "$last"',
+    "curl": """
+        echo "curl $*" >> "$calls"
+        case "$*" in *"/dists/$unpublished/Release"*) exit 22 ;; esac
+        for last; do :; done; echo key > "$last"
+    """,
+    "systemctl": 'test "$1" = daemon-reload || echo "systemctl $*" >> "$calls"',
+    "docker": "echo 28.0.0",
     "gpg": 'echo "fpr:::::::::$fingerprint:"',
     "sleep": ":",
 }
@@ -127,18 +141,35 @@ class Machine:
         for folder in ("bin", "etc/apt/sources.list.d", "etc/yum.repos.d"):
             (root / folder).mkdir(parents=True)
         (root / "etc/os-release").write_text(f"ID={os_id}\nVERSION_CODENAME=trixie\n")
+        self.reads()
         for name, body in PROGRAMS.items():
             (root / "bin" / name).write_text(f"#!/bin/sh\n{body}\n")
             (root / "bin" / name).chmod(0o755)
 
+    def reads(self, *repositories: str) -> None:
+        """What apt says that it reads, beside our own docker.sources."""
+        (self.root / "etc/apt/sources.list.d/targets").write_text("".join(f"{uri}\n" for uri in repositories))
+
     def install(
-        self, source: str, fingerprint: str = "", candidate: str = "26.1.5+dfsg1", **changed: Any
+        self,
+        source: str,
+        fingerprint: str = "",
+        candidate: str = "26.1.5+dfsg1",
+        unpublished: str = "none",
+        **changed: Any,
+    ) -> tuple[int, str]:
+        """(exit code, what was said on stderr)"""
+        script = docker.install_script(self.os_id, wish(docker_source=source, **changed))
+        return self.run(script, fingerprint, candidate, unpublished)
+
+    def run(
+        self, script: str, fingerprint: str = "", candidate: str = "26.1.5+dfsg1", unpublished: str = "none"
     ) -> tuple[int, str]:
         """(exit code, what was said on stderr)"""
         own = {"apt": docker.APT_KEY, "dnf": docker.RPM_KEY}[docker.SYSTEMS[self.os_id].manager]
-        script = docker.install_script(self.os_id, wish(docker_source=source, **changed))
-        script = script.replace("/etc/", f"{self.root}/etc/")
-        exports = f"export calls={self.root}/calls fingerprint={fingerprint or own} candidate={candidate}\nset -e\n"
+        script = script.replace("/run/lock", str(self.root)).replace("/etc/", f"{self.root}/etc/")
+        exports = f"export calls={self.root}/calls fingerprint={fingerprint or own} candidate={candidate}\n"
+        exports += f"export sources={self.root}/etc/apt/sources.list.d unpublished={unpublished}\nset -e\n"
         done = run_sh(exports + script, path=self.root / "bin", check=False)
         return done.returncode, done.stderr
 
@@ -152,7 +183,7 @@ class Machine:
         """{name: text} of the package sources and keys."""
         folders = ("etc/apt/sources.list.d", "etc/apt/keyrings", "etc/yum.repos.d", "etc/pki/rpm-gpg")
         files = [file for folder in folders for file in (self.root / folder).glob("*")]
-        return {file.name: file.read_text() for file in files}
+        return {file.name: file.read_text() for file in files if file.name != "targets"}
 
 
 @pytest.mark.parametrize(("os_id", "source"), CAN)
@@ -174,6 +205,7 @@ def test_docker_and_its_compose_plugin_are_installed(tmp_path: Path, os_id: str,
     assert ("curl --fail" in machine.calls) is (source == "docker")
 
 
+OTHER_KEY = "0123456789ABCDEF0123456789ABCDEF01234567"
 UPSTREAM = [os_id for os_id, source in CAN if source == "docker"]
 
 
@@ -198,41 +230,71 @@ def test_dockers_own_repository_comes_with_its_key(tmp_path: Path, os_id: str) -
 @pytest.mark.parametrize("os_id", UPSTREAM)
 def test_another_key_than_dockers_stops_before_anything_is_written(tmp_path: Path, os_id: str) -> None:
     machine = Machine(tmp_path, os_id)
-    code, said = machine.install("docker", fingerprint="0123456789ABCDEF0123456789ABCDEF01234567")
+    code, said = machine.install("docker", fingerprint=OTHER_KEY)
     assert code == 1
-    assert said.endswith("nothing was installed\n")
+    assert "nothing was installed" in said
     assert machine.sources == {}
     assert "docker-ce" not in machine.calls
 
 
+@pytest.mark.parametrize("os_id", UPSTREAM)
+def test_a_mirror_may_sign_with_a_key_of_its_own(tmp_path: Path, os_id: str) -> None:
+    machine = Machine(tmp_path, os_id)
+    mirror = {"docker_repository": "https://mirror.lan", "docker_repository_key": OTHER_KEY}
+    assert machine.install("docker", fingerprint=OTHER_KEY, **mirror) == (0, "")
+    code, said = Machine(tmp_path / "docker", os_id).install("docker", **mirror)
+    assert code == 1
+    assert f"is not the expected {OTHER_KEY}" in said
+
+
+def test_a_release_that_docker_does_not_publish_for_is_refused(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, "debian")
+    code, said = machine.install("docker", unpublished="trixie")
+    assert code == 1
+    assert said == ('https://download.docker.com/linux/debian has nothing for trixie: set docker_source = "distro"\n')
+    assert machine.sources == {}
+
+
+def test_a_source_that_apt_reads_is_used_under_whatever_name(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, "debian")
+    machine.reads("http://mirror.example.com/debian/", "https://download.docker.com/linux/debian/")
+    assert machine.install("docker")[0] == 0
+    assert machine.sources == {}
+    assert "curl --fail" not in machine.calls
+    assert "docker-ce" in machine.calls
+
+
+# As Docker publishes it, shortened: more repositories than the one that is used, switched off.
+DOCKER_REPO = """\
+[docker-ce-stable]
+name=Docker CE Stable - $basearch
+baseurl=https://download.docker.com/linux/{folder}/$releasever/$basearch/stable
+enabled={enabled}
+gpgcheck=1
+gpgkey=https://download.docker.com/linux/{folder}/gpg
+
+[docker-ce-test]
+name=Docker CE Test - $basearch
+baseurl=https://download.docker.com/linux/{folder}/$releasever/$basearch/test
+enabled=0
+gpgcheck=1
+gpgkey=https://download.docker.com/linux/{folder}/gpg
+"""
+
+
 @pytest.mark.parametrize(
-    ("os_id", "file", "line"),
+    ("os_id", "text"),
     [
-        (
-            "debian",
-            "apt/sources.list.d/docker.list",
-            "deb [signed-by=/k.asc] https://download.docker.com/linux/debian trixie stable",
-        ),
-        ("debian", "apt/sources.list.d/by-hand.sources", "URIs: https://download.docker.com/linux/debian/"),
-        ("debian", "apt/sources.list", "deb https://download.docker.com/linux/debian trixie stable"),
-        (
-            "rocky",
-            "yum.repos.d/by-hand.repo",
-            "baseurl=https://download.docker.com/linux/centos/$releasever/$basearch/stable",
-        ),
-        (
-            "fedora",
-            "yum.repos.d/f.repo",
-            "baseurl = https://download.docker.com/linux/fedora/$releasever/$basearch/stable",
-        ),
+        ("rocky", DOCKER_REPO.format(folder="centos", enabled=1)),
+        ("fedora", DOCKER_REPO.format(folder="fedora", enabled="True")),
+        ("rhel", "[mine]\nbaseurl = https://download.docker.com/linux/rhel/9/x86_64/stable\n"),
     ],
 )
-def test_a_source_that_is_there_is_used_under_whatever_name(tmp_path: Path, os_id: str, file: str, line: str) -> None:
+def test_a_repository_that_dnf_reads_is_used_under_whatever_name(tmp_path: Path, os_id: str, text: str) -> None:
     machine = Machine(tmp_path, os_id)
-    (tmp_path / "etc" / file).write_text(line + "\n")
-    before = machine.sources
-    assert machine.install("docker")[0] == 0
-    assert machine.sources == before
+    (tmp_path / "etc/yum.repos.d/by-hand.repo").write_text(text)
+    assert machine.install("docker") == (0, "")
+    assert machine.sources == {"by-hand.repo": text}
     assert "curl --fail" not in machine.calls
     assert "docker-ce" in machine.calls
 
@@ -243,18 +305,29 @@ def test_a_mirror_of_dockers_repository_is_set_up_once(tmp_path: Path, os_id: st
     for _ in range(2):
         assert machine.install("docker", docker_repository="https://mirror-1.lan/docker-ce/linux") == (0, "")
     assert "https://mirror-1.lan/docker-ce/linux/" in machine.sources[name]
-    assert machine.calls.count("curl --fail") == 1
+    assert machine.calls.count("/gpg --output") == 1
+
+
+def test_a_source_that_apt_does_not_read_does_not_count(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, "debian")
+    machine.reads("https://mirror.example.com/debian/", "https://download.docker.com/linux/ubuntu/")
+    assert machine.install("docker") == (0, "")
+    assert "docker.sources" in machine.sources
 
 
 @pytest.mark.parametrize(
-    "line",
-    ["# deb https://download.docker.com/linux/debian trixie stable", "deb https://mirror.example.com/debian x main"],
+    "text",
+    [
+        DOCKER_REPO.format(folder="centos", enabled=0),
+        DOCKER_REPO.format(folder="fedora", enabled=1),
+        "[mine]\n#baseurl=https://download.docker.com/linux/centos/9/x86_64/stable\n",
+    ],
 )
-def test_a_source_that_is_switched_off_or_another_one_does_not_count(tmp_path: Path, line: str) -> None:
-    machine = Machine(tmp_path, "debian")
-    (tmp_path / "etc/apt/sources.list.d/old.list").write_text(line + "\n")
-    machine.install("docker")
-    assert "docker.sources" in machine.sources
+def test_a_repository_that_is_switched_off_or_another_one_does_not_count(tmp_path: Path, text: str) -> None:
+    machine = Machine(tmp_path, "rocky")
+    (tmp_path / "etc/yum.repos.d/old.repo").write_text(text)
+    assert machine.install("docker") == (0, "")
+    assert "docker-ce.repo" in machine.sources
 
 
 @pytest.mark.parametrize("os_id", ["debian", "ubuntu"])
@@ -265,6 +338,56 @@ def test_an_old_engine_of_the_distribution_is_not_installed(tmp_path: Path, os_i
     assert code == 1
     assert f"docker.io {candidate} of this system is older than 24" in said
     assert "install" not in machine.calls
+
+
+# --- Systems that no test ran on: what is known of them from public documentation leads to what would be done ---
+
+# The lines of /etc/os-release that tell systems apart, as their makers publish it.
+OS_RELEASE = {
+    "rocky9": 'NAME="Rocky Linux"\nVERSION="9.6 (Blue Onyx)"\nID="rocky"\nID_LIKE="rhel centos fedora"\nVERSION_ID="9.6"\n',
+    "alma9": 'NAME="AlmaLinux"\nVERSION="9.6 (Sage Margay)"\nID="almalinux"\nID_LIKE="rhel centos fedora"\nVERSION_ID="9.6"\n',
+    "rhel9": 'NAME="Red Hat Enterprise Linux"\nVERSION="9.4 (Plow)"\nID="rhel"\nID_LIKE="fedora"\nVERSION_ID="9.4"\n',
+    "fedora41": 'NAME="Fedora Linux"\nVERSION="41 (Forty One)"\nID=fedora\nVERSION_ID=41\nVERSION_CODENAME=""\n',
+    "amazon2023": 'NAME="Amazon Linux"\nVERSION="2023"\nID="amzn"\nID_LIKE="fedora"\nVERSION_ID="2023"\n',
+}
+DOCKERS = "install docker-ce docker-ce-cli containerd.io docker-compose-plugin"
+
+
+def planned(os_release: Path, wanted: Knobs) -> list[str]:
+    """The shell commands of the step "Docker runs" on a bare host with this /etc/os-release, the look at it really run."""
+    look = engine_task.LOOK.replace("/etc/os-release", str(os_release)).replace("command -v", "false")
+    found = engine_task.Engine().process(run_sh(look, check=False).stdout.splitlines())
+    bare = SimpleNamespace(get_fact=lambda _: replace(found, installed=False, enabled=False, active=False))
+    with ctx_host.use(bare), ctx_state.use(SimpleNamespace(is_executing=False)):
+        return [command.get_raw_value() for command in engine_task.engine._inner(knobs=wanted)]
+
+
+@pytest.mark.parametrize(
+    ("system", "source", "folder", "packages"),
+    [
+        ("rocky9", "docker", "centos", DOCKERS),
+        ("alma9", "docker", "centos", DOCKERS),
+        ("rhel9", "docker", "rhel", DOCKERS),
+        ("fedora41", "docker", "fedora", DOCKERS),
+        ("fedora41", "distro", "", "install moby-engine docker-cli docker-compose"),
+        ("amazon2023", "distro", "", "install docker"),
+    ],
+)
+def test_what_would_be_done_on_a_system_of_the_dnf_family(
+    tmp_path: Path, system: str, source: str, folder: str, packages: str
+) -> None:
+    (tmp_path / "os-release").write_text(OS_RELEASE[system])
+    named = dict(re.findall(r'^(ID|VERSION_ID)="?([^"\n]*)', OS_RELEASE[system], re.MULTILINE))
+    assert docker.refusals(named["ID"], named["VERSION_ID"], wish(docker_source=source)) == []
+    commands = planned(tmp_path / "os-release", wish(docker_source=source))
+    machine = Machine(tmp_path / "machine", named["ID"])
+    said = machine.run("\n".join(f"({command})" for command in commands[1:]))
+    assert said == (0, "")
+    assert packages in machine.calls
+    assert machine.calls.splitlines()[-1] == "systemctl enable --now docker"
+    repositories = {line for line in machine.sources.get("docker-ce.repo", "").splitlines() if "baseurl" in line}
+    expected = f"baseurl=https://download.docker.com/linux/{folder}/$releasever/$basearch/stable"
+    assert repositories == ({expected} if folder else set())
 
 
 # --- daemon.json ---

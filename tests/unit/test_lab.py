@@ -9,16 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from lab import base, build, engine, home, hosts, network
+from lab import base, build, engine, home, hosts, network, repository
 from lab.__main__ import main, parser
 from lab.home import LabError
+from stack import docker
 
 # The command line
 
 
 def test_up_is_one_trixie_host_with_lab_images() -> None:
     chosen = parser().parse_args(["up"])
-    assert (chosen.hosts, chosen.os, chosen.images) == (1, "trixie", "lab")
+    assert (chosen.hosts, chosen.system, chosen.images) == (1, "debian13", "lab")
+    assert hosts.SUITES[chosen.system] == "trixie"
 
 
 def test_ssh_leaves_the_options_of_the_command_alone() -> None:
@@ -26,7 +28,10 @@ def test_ssh_leaves_the_options_of_the_command_alone() -> None:
     assert (chosen.host, chosen.words) == ("ops@dify-1", ["ls", "-l", "--help"])
 
 
-@pytest.mark.parametrize("words", [["up", "--hosts", "some"], ["up", "--images", "mine"], ["ssh"], ["deploy"]])
+@pytest.mark.parametrize(
+    "words",
+    [["up", "--hosts", "some"], ["up", "--images", "mine"], ["up", "--system", "debian10"], ["ssh"], ["deploy"]],
+)
 def test_bad_arguments_end_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(words)
@@ -286,9 +291,27 @@ def test_upstream_hosts_have_no_registry_of_the_lab() -> None:
     assert not {"image_registry", "docker_insecure_registries"} & set(inventory.data(_host(images="upstream")))
 
 
+def test_old_systems_get_docker_from_the_stand_in_of_its_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lab import inventory
+
+    monkeypatch.setattr(repository, "data", lambda: {"docker_repository": repository.URL})
+    assert set(repository.SUITES) < set(hosts.SUITES.values())
+    for suite in hosts.SUITES.values():
+        data = inventory.data(_host(suite=suite))
+        assert data["docker_source"] == ("docker" if suite in repository.SUITES else "distro")
+        assert ("docker_repository" in data) is (suite in repository.SUITES)
+    # Where the images come from the internet, Docker does too.
+    assert "docker_repository" not in inventory.data(_host(suite="bookworm", images="upstream"))
+
+
+def test_the_packages_of_the_stand_in_are_those_that_are_installed() -> None:
+    repack = (Path(repository.__file__).parent / "packages/repack").read_text()
+    assert all(f"\n{package} " in repack for package in docker.UPSTREAM_PACKAGES.split())
+
+
 def test_a_host_of_another_suite_is_refused() -> None:
     hosts.demand(_host(), "trixie", "lab")
-    with pytest.raises(LabError, match="dify-1 is there already, with --os trixie"):
+    with pytest.raises(LabError, match="dify-1 is there already, with --system debian13"):
         hosts.demand(_host(), "bookworm", "lab")
 
 
