@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from stack.choices import DATABASES, LISTS, SANDBOX_KEYS, VECTOR_STORES
 from stack.errors import InvalidError, nearest
@@ -61,6 +61,7 @@ class Trial:
     """How the real server is asked whether it takes a value.
 
     service: that is asked. kind: how: postgresql, mysql, redis or http.
+    through: the service that leads there, for one that the host itself has no way to.
     port, path, header, data: of the HTTP request, which is answered with 2xx, or with 401 or 403 to a wrong value.
     """
 
@@ -70,12 +71,13 @@ class Trial:
     path: str = ""
     header: str = ""
     data: str = ""
+    through: str = ""
 
 
 _RUN = '{"language": "python3", "code": "print(1)", "enable_network": false}'
 TRIALS = {
     "REDIS_PASSWORD": Trial("redis", "redis"),
-    "SANDBOX_API_KEY": Trial("sandbox", "http", "8194", "/v1/sandbox/run", "X-Api-Key: ", _RUN),
+    "SANDBOX_API_KEY": Trial("sandbox", "http", "8194", "/v1/sandbox/run", "X-Api-Key: ", _RUN, "ssrf_proxy"),
     "WEAVIATE_API_KEY": Trial("weaviate", "http", "8080", "/v1/schema", "Authorization: Bearer "),
     "QDRANT_API_KEY": Trial("qdrant", "http", "6333", "/collections", "api-key: "),
     "CHROMA_AUTH_CREDENTIALS": Trial(
@@ -148,8 +150,7 @@ def server(name: str, settings: Settings) -> tuple[str, str]:
 def trial(name: str, settings: Settings) -> Trial | None:
     """How its real server shows that it takes the new value and refuses the old; None where nothing is known."""
     if name == "SANDBOX_API_KEY":
-        one = TRIALS[name]
-        return Trial(one.service, one.kind, settings["SANDBOX_PORT"], one.path, one.header, one.data)
+        return replace(TRIALS[name], port=settings["SSRF_REVERSE_PROXY_PORT"])
     if name in TRIALS:
         return TRIALS[name]
     service, kind = server(name, settings)

@@ -48,7 +48,8 @@ TRIES: dict[str, Callable[[str], str]] = {
     "REDIS_PASSWORD": lambda value: (
         f"docker exec -e REDISCLI_AUTH={value} dify-redis-1 redis-cli ping 2>&1 | sed 's/^PONG$/in/'"
     ),
-    "SANDBOX_API_KEY": lambda value: _http("sandbox", 8194, "/v1/sandbox/run", f"X-Api-Key: {value}", RUN),
+    # By way of the proxy: the host itself has none to it.
+    "SANDBOX_API_KEY": lambda value: _http("ssrf_proxy", 8194, "/v1/sandbox/run", f"X-Api-Key: {value}", RUN),
     "WEAVIATE_API_KEY": lambda value: _http("weaviate", 8080, "/v1/schema", f"Authorization: Bearer {value}"),
 }
 
