@@ -57,10 +57,11 @@ def _rendered(wanted: Settings) -> list[str]:
 
 
 def _matters(wanted: Settings) -> str:
-    """All that rendering can fail at: what the operator can get wrong about images, profiles and ports."""
+    """All that rendering can fail at: what the operator can get wrong about images, profiles, ports and what is opened."""
     knobs = wanted.knobs
     ports = {name: value for name, value in wanted.values.items() if name.startswith("EXPOSE_")}
-    return repr([knobs.dify_version, knobs.mode, knobs.images, knobs.image_registry, knobs.profiles, ports])
+    exposed = [knobs.expose, knobs.firewall_allow, wanted.values["COMPOSE_PROFILES"]]
+    return repr([knobs.dify_version, knobs.mode, knobs.images, knobs.image_registry, knobs.profiles, ports, exposed])
 
 
 def _lines(job: Callable[[], object]) -> list[str]:

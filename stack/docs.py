@@ -84,7 +84,7 @@ def _service_row(plain: Settings, name: str) -> list[str]:
         f"`{name}`",
         _code(block.get("profiles", ())),
         f"`{plain.release.images[IMAGE_OF.get(name, name)]}`",
-        ", ".join(map(str, needs.ports)),
+        ", ".join(f"{port} {called}".strip() for called, port in needs.ports.items()),
         ByteSize(needs.memory).human_readable() if needs.memory else "",
         _code(_data(block)),
         ", ".join(_host_needs(needs)),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MODE = "middleware"
 SERVICES = Path(__file__).parent.parent / "templates" / "services"
 # The ports of a service's x-host line.
-INSIDE = re.compile(r"^  x-host: \{.*\bports: \[([0-9, ]+)\]", re.MULTILINE)
+INSIDE = re.compile(r"^  x-host: \{.*\bports: ([\[{][a-z0-9:, ]+[]}])", re.MULTILINE)
 
 # What the developer runs, and what stands in front of it.
 NOT_HERE = frozenset({"api", "worker", "worker_beat", "web", "nginx", "init_permissions", "certbot"})
@@ -111,7 +111,7 @@ def _of_file(service: str) -> tuple[Port, ...]:
     name = service.upper().replace("-", "_")
     return tuple(
         Port(f"EXPOSE_{name}_{number}_PORT" if at else f"EXPOSE_{name}_PORT", number, number)
-        for at, number in enumerate(found[1].replace(" ", "").split(",") if found else ())
+        for at, number in enumerate(re.findall(r"\b\d+\b", found[1]) if found else ())
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -10,6 +9,7 @@ from itertools import combinations
 from pydantic import ByteSize
 
 from stack import docker
+from stack.exposure import overlap
 from stack.render import Stack
 from stack.secrets import BOUND_TO_DATA
 from stack.settings import Knobs
@@ -46,6 +46,8 @@ class Machine:
     occupied_by: str = ""
     """another project whose containers were made from root"""
     curl: bool = False
+    unfiltered: str = ""
+    """what in daemon.json keeps Docker from DOCKER-USER"""
     deployed: bool = False
     migrated: bool = False
     database: bool = False
@@ -71,6 +73,7 @@ def failures(machine: Machine, stack: Stack, kept: Mapping[str, str]) -> list[st
     return [
         *_system(machine, knobs),
         *_docker(machine),
+        *_firewall(machine, knobs),
         *_project(machine, knobs),
         *_sizes(machine, knobs),
         *_services(machine, stack),
@@ -101,9 +104,10 @@ def _shared(mine: Stack, yours: Stack) -> Iterable[str]:
     for knob in sorted(name for name in Knobs.model_fields if name.startswith("docker_")):
         if getattr(one, knob) != getattr(other, knob):
             yield f"{knob} differs, and they share one Docker; give both the same"
-    for port in mine.ports:
-        if any(_overlap(port, taken) for taken in yours.ports):
-            yield f"both publish port {port}; give each its own EXPOSE_NGINX_PORT in env/<host>.env"
+    for port, by in mine.opened_by.items():
+        if any(overlap(port, taken) for taken in yours.opened_by):
+            where = "its data" if by.startswith("expose[") else "env/<host>.env"
+            yield f"both publish port {port}; give each its own {by} in {where}"
 
 
 def _system(machine: Machine, knobs: Knobs) -> Iterable[str]:
@@ -136,6 +140,14 @@ def _docker(machine: Machine) -> Iterable[str]:
         yield f"Docker is there, but the Compose plugin is not{old}: install docker-compose-plugin >= {docker.MIN_COMPOSE}"
     elif machine.compose and not docker.new_enough(machine.compose, docker.MIN_COMPOSE):
         yield f"Docker Compose {machine.compose}: older than {docker.MIN_COMPOSE}, the first with depends_on.required; upgrade it"
+
+
+def _firewall(machine: Machine, knobs: Knobs) -> Iterable[str]:
+    if machine.unfiltered and knobs.firewall == "docker-user":
+        yield (
+            f'firewall = "docker-user": Docker here keeps no DOCKER-USER, as {machine.unfiltered} stands in '
+            '/etc/docker/daemon.json; take it out there, or set firewall = "off"'
+        )
 
 
 def _project(machine: Machine, knobs: Knobs) -> Iterable[str]:
@@ -193,16 +205,9 @@ def _size(count: int) -> str:
 def _ports(machine: Machine, opened_by: Mapping[str, str]) -> Iterable[str]:
     for port, setting in opened_by.items():
         for listener, process in machine.listeners:
-            if _overlap(port, listener) and port.rpartition(":")[2] not in machine.own_ports:
+            if overlap(port, listener) and port.rpartition(":")[2] not in machine.own_ports:
                 yield f"port {port} is held by {process or 'another process'} ({listener}): stop it, or set {setting}"
                 break
-
-
-def _overlap(wanted: str, listener: str) -> bool:
-    address, _, port = wanted.rpartition(":")
-    at, _, listening = re.sub(r"^\[::ffff:([0-9.]+)\]", r"\1", listener).rpartition(":")
-    everywhere = {"", "0.0.0.0", "*", "[::]"}
-    return port == listening and (address == at or address in everywhere or at in everywhere)
 
 
 def _data(machine: Machine, stack: Stack, kept: Mapping[str, str]) -> Iterable[str]:

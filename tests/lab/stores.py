@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from lab.hosts import Host
 from stack import dotenv
+from tests.lab import scan
 from tests.lab.checkout import Checkout
 from tests.lab.containers import CORE, containers, reached, secrets_of, sh
 
@@ -68,6 +69,7 @@ def comes_up(checkout: Checkout, host: Host, wanted: Case) -> str:
     sh(host, f"echo {wanted.store} > {wanted.marker}")
     refuses_others(host, wanted)
     is_settled(checkout, host)
+    scan.only_open_either_way(host, 80)
     return since
 
 

@@ -15,6 +15,7 @@ from dotenv import dotenv_values
 from lab.hosts import Host
 from tests.lab.checkout import Checkout, Run
 from tests.lab.containers import containers, get, secrets_of, sh, sql
+from tests.lab.scan import only_open_either_way
 
 AROUND = {"db_postgres", "redis", "sandbox", "plugin_daemon", "ssrf_proxy", "weaviate"}
 # Those of the release's docker-compose.middleware.yaml; the stand-in for Weaviate has no gRPC, Docker listens all the same.
@@ -27,7 +28,7 @@ NAMES = ("developer-api", "developer-worker", "developer-beat")
 
 @pytest.fixture(scope="module")
 def host(checkout: Checkout) -> Host:
-    checkout.knobs["mode"] = "middleware"
+    checkout.knobs |= {"mode": "middleware", "firewall": "docker-user"}
     return checkout.hosts[0]
 
 
@@ -94,6 +95,10 @@ def test_every_port_answers_on_loopback_and_on_no_other_address(first: Run, host
     assert [line.split()[3] for line in listening.splitlines()] == [f"127.0.0.1:{port}"]
     assert connects(host.address, 22)
     assert not connects(host.address, port)
+
+
+def test_no_port_at_all_is_open_to_another_machine(first: Run, host: Host) -> None:
+    only_open_either_way(host)
 
 
 def test_the_settings_are_for_root_and_printed_as_they_lie_there(printed: str, host: Host) -> None:

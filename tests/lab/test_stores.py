@@ -30,6 +30,7 @@ since: dict[str, str] = {}
 
 @pytest.fixture(scope="module")
 def host(checkout: Checkout) -> Iterator[Host]:
+    checkout.knobs["firewall"] = "docker-user"
     with stores.map_count_restored(checkout.hosts[0]):
         yield checkout.hosts[0]
 

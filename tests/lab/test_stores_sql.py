@@ -27,6 +27,7 @@ since: dict[str, str] = {}
 
 @pytest.fixture(scope="module")
 def host(checkout: Checkout) -> Host:
+    checkout.knobs["firewall"] = "docker-user"
     return checkout.hosts[0]
 
 

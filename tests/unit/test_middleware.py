@@ -181,7 +181,7 @@ def test_the_ports_read_from_a_service_file_are_those_the_renderer_reads(service
     found = re.search(r"^  x-host: (\{.*\})$", service_text(plain().settings, service), re.MULTILINE)
     assert found
     needs = Needs.model_validate(yaml.safe_load(found[1]))
-    assert [int(port.inside) for port in middleware._of_file(service)] == list(needs.ports)
+    assert [int(port.inside) for port in middleware._of_file(service)] == list(needs.ports.values())
 
 
 def test_a_port_in_use_is_named_with_the_setting_that_moves_it() -> None:

@@ -315,3 +315,13 @@ def test_a_stores_data_without_the_password_it_was_made_with() -> None:
     expect(said(machine, {}, {**given, "PGVECTOR_PASSWORD": "old"}), "")
     # What is not bound to its data may be made anew.
     expect(said(replace(WITH_DOCKER, filled=("volumes/qdrant",)), {}, {"VECTOR_STORE": "qdrant"}), "")
+
+
+# --- The firewall ---
+
+
+def test_a_docker_without_docker_user_and_the_firewall_are_refused() -> None:
+    machine = replace(WITH_DOCKER, unfiltered='"iptables": false')
+    expect(said(machine, firewall="docker-user"), '"iptables": false stands in /etc/docker/daemon.json; take it out')
+    expect(said(machine), "")
+    expect(said(WITH_DOCKER, firewall="docker-user"), "")

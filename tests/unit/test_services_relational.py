@@ -282,7 +282,7 @@ def test_opengauss_listens_where_dify_looks() -> None:
     assert block("opengauss", "opengauss")["environment"]["GS_PORT"] == "6600"
     found = chosen("opengauss", OPENGAUSS_PORT="6601")
     assert resolved(found)["services"]["opengauss"]["environment"]["GS_PORT"] == "6601"
-    assert found.services["opengauss"].needs.ports == (6601,)
+    assert found.services["opengauss"].needs.ports == {"": 6601}
 
 
 def test_the_data_of_iris_outlives_its_container() -> None:
