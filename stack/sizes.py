@@ -154,6 +154,9 @@ PRESETS: dict[str, Preset] = {
     ),
 }
 
+# Limits where no size was chosen: of those whom strangers send what they like to. Other services were left without.
+UNSIZED = {name: PRESETS["large"].limits[name] for name in ("nginx", "sandbox", "ssrf_proxy")}
+
 
 def resolve(size: str, memory: int | None) -> str:
     """The preset that a size stands for; "" for none.
@@ -186,7 +189,7 @@ def limit(size: str, service: str) -> int:
     Only what is in the table has one: the other stores take what their own settings say (a heap, a pool), and a limit below
     that would kill them.
     """
-    return PRESETS[size].limits.get(service, 0) if size else 0
+    return (PRESETS[size].limits if size else UNSIZED).get(service, 0)
 
 
 def additions(size: str, service: str, block: Mapping[str, Any]) -> dict[str, Any]:

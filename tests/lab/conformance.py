@@ -122,7 +122,7 @@ def _published(port: Mapping[str, Any]) -> str:
 
 
 def _source(volume: Mapping[str, Any]) -> str:
-    return f"{volume['source']}{':ro' if volume.get('read_only') else ''}"
+    return f"{volume.get('source', '')}{':ro' if volume.get('read_only') else ''}"
 
 
 def _leaves(path: str, node: Any) -> Iterator[tuple[str, Any]]:

@@ -76,8 +76,8 @@ def test_a_difference_that_nobody_wants_is_found(host: Host) -> None:
         "api.environment.LOG_LEVEL": "DEBUG",
         "opensearch.ulimits.nofile.hard": 1,
         "web.ports.3000": "3000",
-        "sandbox.networks.ssrf_proxy_network": None,
-        "networks.ssrf_proxy_network.internal": False,
+        "sandbox.networks.default": "joined",
+        "networks.default.internal": True,
     }
     unwanted, gone = differences.split(conformance.unlike({**here, **wrong}, here), "1.11.4", "dify")
     assert sorted(line.partition(":")[0] for line in unwanted) == sorted(wrong)

@@ -154,7 +154,7 @@ def test_dify_reaches_the_store_and_not_its_helpers(choice: str, service: str, n
     document = compose_of(chosen(choice))
     assert document["services"][service]["networks"] == networks
     assert set(networks) <= document["networks"].keys()
-    assert set(networks) & set(document["services"]["api"]["networks"]) == {"default"} & set(networks)
+    assert set(networks) & set(document["services"]["api"].get("networks", ["default"])) == {"default"} & set(networks)
 
 
 def test_opensearch_takes_its_limits_from_the_settings() -> None:
