@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 HEADER = """\
 # What differs from the defaults of Dify {version}; all else stands in docker-compose.yaml.
-# Written by pyinfra. Secrets made for this host live here and nowhere else: back this file up.
+# Written by pyinfra. Secrets made for this host live here{place}.
 """
+PLACES = {"host": " and nowhere else: back this file up", "file": ", and where group_data says"}
 IN_DOUBLE_QUOTES = re.compile(r"\s*(?:export\s+)?[^=]+?\s*=\s*\"")
 PLAIN = re.compile(r"[A-Za-z0-9_./:@,+=%-]+")
 
@@ -24,7 +25,8 @@ def write(settings: Settings) -> str:
     order = {name: at for at, name in enumerate(settings.release.settings)}
     names = sorted(settings.values, key=lambda name: (order.get(name, len(order)), name))
     lines = [f"{name}={quote(settings.values[name])}\n" for name in names]
-    return HEADER.format(version=settings.release.version) + "".join(lines)
+    place = PLACES[settings.knobs.secrets]
+    return HEADER.format(version=settings.release.version, place=place) + "".join(lines)
 
 
 def quote(value: str) -> str:

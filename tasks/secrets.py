@@ -19,7 +19,7 @@ from stack.requirements import Machine
 from stack.rotation import Rotation
 from stack.secrets import is_secret
 from stack.settings import Settings
-from tasks import compose, files, gate, images, kernel, migrate, preflight, volumes
+from tasks import compose, files, gate, images, kernel, migrate, preflight, secret_store, volumes
 from tasks.commands import MaskedCommand, private_look, script
 
 READ = 'cat "$root/$file"'
@@ -43,7 +43,7 @@ read -r old; read -r new
 old=$(printf %s "$old" | base64 -d); new=$(printf %s "$new" | base64 -d)
 container() {
     docker ps --quiet --filter "label=com.docker.compose.project=$project" \
-        --filter "label=com.docker.compose.service=$service" --filter label=com.docker.compose.oneoff=False | head -n 1
+        --filter "label=com.docker.compose.service=${through:-$service}" --filter label=com.docker.compose.oneoff=False | head -n 1
 }
 """
 
@@ -135,6 +135,8 @@ def rotate(name: str = "", force: str = "no") -> None:
     kernel.settings(name="Kernel settings", stack=stack)
     volumes.folders(name="Data folders", root=knobs.root, wanted=stack.folders)
     images.pulled(name="Images", stack=stack)
+    if knobs.secrets == "file":
+        secret_store.kept(name="New value kept", stack=stack, change=change)
     noted(name="New value noted on the host", stack=stack, change=change)
     # From here on new logins fail until their side has the new value too.
     taken(name="Server has the new value", stack=stack, change=change)
@@ -143,6 +145,8 @@ def rotate(name: str = "", force: str = "no") -> None:
     compose.runs(name="Stack runs", stack=stack)
     gate.answers(name="Middleware is well" if knobs.mode == "middleware" else "Dify answers", stack=stack)
     finished(name="Old value is refused", stack=stack, change=change)
+    if knobs.secrets == "file":
+        secret_store.kept(name="Old value no longer kept", stack=stack)
 
 
 def _replaced(
