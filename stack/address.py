@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv6Address, ip_address, ip_network
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic_core import PydanticCustomError
@@ -123,6 +123,19 @@ def checked(public_url: str) -> str:
         # Braces would be taken for a place to fill in.
         raise PydanticCustomError("public_url", "{why}", {"why": str(wrong)}) from None
     return public_url
+
+
+def network(proxy: str) -> str:
+    """An address or network in the knob trusted_proxies as nginx takes it; for pydantic, as `checked`."""
+    try:
+        found = ip_network(proxy)
+    except ValueError:
+        why = f"{proxy}: must be an IP address or a network as 10.0.0.0/24"
+    else:
+        if found.prefixlen:
+            return str(found)
+        why = f"{proxy}: would have anybody believed; name the proxy's address"
+    raise PydanticCustomError("trusted_proxies", "{why}", {"why": why})
 
 
 def settings(public_url: str, release: Release, given: Mapping[str, str]) -> dict[str, str]:

@@ -17,6 +17,8 @@ RELEASES = Path(__file__).parent / "releases"
 # Settings that Dify reads and upstream hands to no container, the same in every release.
 FORGOTTEN = RELEASES / "forgotten.tsv"
 TABLE_HEAD = "name\tdefault\tshared_by_api_worker_beat_plugin_daemon\tread_by\n"
+# Upstream hands these to all of Dify's own services too, which do not read them: nginx could not change without them.
+NOT_SHARED = ("NGINX_", "EXPOSE_NGINX_", "CERTBOT_")
 # Services that run the image of another one.
 IMAGE_OF = {"worker": "api", "worker_beat": "api", "matrixone_init": "api"}
 
@@ -68,7 +70,11 @@ def load(version: str) -> Release:
         raise InvalidError(f"dify_version = {version!r}: no such release here; known: {', '.join(versions())}{hint}")
     images = yaml.safe_load((RELEASES / version / "images.yaml").read_text())
     forgotten = {name: replace(setting, forgotten=True) for name, (setting, _) in _table(FORGOTTEN).items()}
-    return Release(version, {**forgotten, **{name: setting for name, (setting, _) in table(version).items()}}, images)
+    own = {
+        name: replace(setting, shared=setting.shared and not name.startswith(NOT_SHARED))
+        for name, (setting, _) in table(version).items()
+    }
+    return Release(version, {**forgotten, **own}, images)
 
 
 def table(version: str) -> dict[str, Row]:

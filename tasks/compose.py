@@ -10,6 +10,7 @@ from pyinfra import host
 from pyinfra.api import FactBase, StringCommand, operation
 
 from stack.render import DIGEST_LABEL, Service, Stack
+from tasks import nginx
 from tasks.commands import MaskedCommand, script
 
 LOOK = r"""
@@ -28,6 +29,17 @@ FORMAT = r"\t".join(
 
 # Without --volumes: the data of a service that is no longer chosen stays.
 REMOVE = 'docker stop --time 30 "$@" >/dev/null && docker rm "$@" >/dev/null'
+# Compose leaves a network behind that its file no longer names. Its containers are gone or elsewhere by now.
+LOOK_AT_NETWORKS = r"""
+docker network ls --filter "label=com.docker.compose.project=$project" \
+    --format '{{.Label "com.docker.compose.network"}}' 2>/dev/null || true
+"""
+REMOVE_NETWORKS = r"""
+for name; do
+    docker network ls --quiet --filter "label=com.docker.compose.project=$project" \
+        --filter "label=com.docker.compose.network=$name" | xargs -r docker network rm >/dev/null || exit 1
+done
+"""
 UP = 'cd "$root" && docker compose up --detach --no-deps --pull never --quiet-pull "$@" 2>&1'
 
 
@@ -76,6 +88,18 @@ class Containers(FactBase[list[Container]]):
         return [Container(id, service, state, digest, status) for service, state, digest, status, id in rows]
 
 
+class Networks(FactBase[list[str]]):
+    """The networks of a Compose project, by their names in its file; none when Docker is not there."""
+
+    default = list
+
+    def command(self, project: str) -> StringCommand:
+        return StringCommand(script(LOOK_AT_NETWORKS, project=project))
+
+    def process(self, output: list[str]) -> list[str]:
+        return output
+
+
 def compare(found: list[Container], wanted: dict[str, Service]) -> tuple[list[str], list[Container]]:
     """(services that must be brought up, containers that must go)"""
     by_service: dict[str, Container] = {}
@@ -102,5 +126,17 @@ def runs(stack: Stack) -> Generator[StringCommand, None, None]:
         yield StringCommand(script(REMOVE, *(container.id for container in surplus)))
     if stale:
         yield MaskedCommand(script(UP, *stale, root=knobs.root), secrets=stack.settings.secrets)
-    if not stale and not surplus:
+    networks: list[str] = host.get_fact(Networks, project=knobs.project)
+    if left := sorted(set(networks) - stack.networks):
+        host.log(f"removing the networks {', '.join(left)}")
+        yield StringCommand(script(REMOVE_NETWORKS, *left, project=knobs.project))
+    served = nginx.serving(stack)
+    reloads = (
+        "nginx" in stack.services and "nginx" not in stale and served.configuration != stack.services["nginx"].loads
+    )
+    if reloads:
+        yield from nginx.loads(stack)
+    if served.closed:
+        yield from nginx.opens(stack)
+    if not (stale or surplus or left or reloads or served.closed):
         host.noop(f"{knobs.project} runs as wanted")

@@ -22,8 +22,10 @@ Found = dict[str, tuple[str, str]]
 
 LOOK = r"""
 cd "$root" 2>/dev/null || exit 0
-stat -c '%a %u:%g %n' "$@" 2>/dev/null
-sha256sum "$@" 2>/dev/null
+# Without its certificate, lost with its volume, nginx would not start: then this is as good as missing, and http is served.
+site=nginx/letsencrypt/site.conf
+! grep -qs /https.conf $site || test -e volumes/certbot/conf/live/dify/fullchain.pem || lost=$site
+{ stat -c '%a %u:%g %n' "$@" 2>/dev/null; sha256sum "$@" 2>/dev/null; } | grep -v " ${lost:-/}\$"
 true
 """
 READ = r'cd "$root"; for path; do test -f "$path" && echo "$path $(base64 -w 0 < "$path")"; done; true'
@@ -35,11 +37,17 @@ if test "$first" = yes && test -e .env; then
     echo "$root/.env appeared during this run: somebody else deploys at the same time. Run this again." >&2; exit 1
 fi
 rm -rf .staged; mkdir .staged; trap 'rm -rf "$root/.staged"' EXIT
+(umask 022; mkdir -p nginx); mkdir -p nginx/ssl .staged/nginx/ssl volumes/certbot/conf
+# Below what is sent: a certificate that was laid down by hand. Above it: what only the host knows.
+cp -a nginx/ssl/. .staged/nginx/ssl
 base64 -d | tar -xzp --numeric-owner -C .staged
 refused() { echo "$1 refuses the new configuration; nothing was replaced, what ran before runs on." >&2; exit 1; }
 docker compose --project-directory . --file .staged/docker-compose.yaml --env-file .staged/.env config --quiet ||
     refused "docker compose"
-(umask 022; mkdir -p nginx); mkdir -p nginx/ssl .staged/nginx/ssl volumes/certbot/conf
+case " $* " in
+*" nginx/letsencrypt/site.conf "*) ;;
+*) test ! -d nginx/letsencrypt || cp -a nginx/letsencrypt .staged/nginx ;;
+esac
 dropped='ERROR|FATAL|aclParse[A-Z]'
 one_off() {
     docker run --rm --network none --pull never "$@" >.staged/.said 2>&1 && return
@@ -47,7 +55,7 @@ one_off() {
     return 1
 }
 if test -n "$nginx"; then
-    one_off --volume "$root/.staged/nginx:/etc/nginx/dify:ro" --volume "$root/nginx/ssl:/etc/nginx/dify/ssl:ro" \
+    one_off --volume "$root/.staged/nginx:/etc/nginx/dify:ro" \
         --volume "$root/volumes/certbot/conf:/etc/letsencrypt:ro" --entrypoint nginx \
         "$nginx" -t -c /etc/nginx/dify/nginx.conf || refused "nginx -t"
 fi
@@ -83,12 +91,13 @@ def differing(found: Found, wanted: Mapping[str, File]) -> list[str]:
     return [
         path
         for path, file in wanted.items()
-        if path not in found or (not file.keep and found[path] != (f"{file.mode:o} 0:0", file.sha256))
+        if path not in found
+        or (not file.keep and found[path] != (f"{file.mode:o} {file.owner}:{file.owner}", file.sha256))
     ]
 
 
 def archive(files: Mapping[str, File]) -> str:
-    """The files as a base64-encoded tar for stdin: root's, with their modes from the first byte."""
+    """The files as a base64-encoded tar for stdin, with their owners and modes from the first byte."""
     buffer = BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
         for folder in sorted({str(p) for path in files for p in PurePosixPath(path).parents} - {"."}):
@@ -98,6 +107,7 @@ def archive(files: Mapping[str, File]) -> str:
         for path, file in sorted(files.items()):
             entry = tarfile.TarInfo(path)
             entry.mode, entry.size, entry.mtime = file.mode, len(file.data), int(time.time())
+            entry.uid = entry.gid = file.owner
             tar.addfile(entry, BytesIO(file.data))
     return encodebytes(buffer.getvalue()).decode()
 
@@ -138,7 +148,7 @@ def _announce(stack: Stack, found: Found, changed: list[str]) -> None:
     for path in changed:
         host.log(f"{path}: {'differs' if path in found else 'new'}")
     if state.config.DIFF:
-        for line in _diff(stack, [path for path in changed if path in found]):
+        for line in _diff(stack, [p for p in changed if p in found and not stack.files[p].hidden]):
             host.log(line)
 
 

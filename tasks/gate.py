@@ -9,7 +9,7 @@ import gevent
 from pyinfra import host, state
 from pyinfra.api import FactBase, StringCommand, operation
 
-from stack import middleware
+from stack import address, middleware
 from stack.render import Stack
 from tasks.commands import MaskedCommand, script
 from tasks.compose import Containers
@@ -19,7 +19,10 @@ SAY_AGAIN = 15  # seconds after which unchanged waiting is mentioned again
 
 # /console/api/setup goes through nginx and the api to the database, / through nginx to the web server.
 LOOK = r"""
-answer() { curl --silent --show-error --max-time 10 --noproxy '*' "$@" 2>&1; }
+# Where browsers are sent on to https, so are we, but to ourselves; whether the certificate is right is another step's question.
+answer() {
+    curl --silent --show-error --max-time 10 --noproxy '*' --location --insecure ${to:+--connect-to "$to"} "$@" 2>&1
+}
 echo "setup $(answer --write-out ' %{http_code}' "$url/console/api/setup" | tr -d '\n')"
 echo "page $(answer --output /dev/null --write-out '%{http_code}' "$url/")"
 echo "address $(ip -4 route get 192.0.2.1 2>/dev/null | sed -n 's/.* src \([0-9.]*\).*/\1/p')"
@@ -43,8 +46,9 @@ class Answer(FactBase[dict[str, str]]):
 
     default = dict
 
-    def command(self, url: str) -> StringCommand:
-        return StringCommand(script(LOOK, url=url))
+    def command(self, url: str, to: str = "") -> StringCommand:
+        """+ url: of what the host asks itself. + to: as curl's --connect-to"""
+        return StringCommand(script(LOOK, url=url, to=to))
 
     def process(self, output: list[str]) -> dict[str, str]:
         return {key: value for key, _, value in (line.partition(" ") for line in output)}
@@ -61,10 +65,22 @@ def wrong_answers(answer: dict[str, str]) -> list[str]:
     return wrong
 
 
-def local_url(port: str) -> str:
-    """How the host itself reaches the port that nginx is published at ("8080" or "127.0.0.1:8080")."""
+def local(port: str) -> str:
+    """How the host itself reaches a port that is published at "8080" or "127.0.0.1:8080"."""
     address, _, number = port.rpartition(":")
-    return f"http://{address if address not in ('', '0.0.0.0', '[::]') else '127.0.0.1'}:{number}"
+    return f"{address if address not in ('', '0.0.0.0', '[::]') else '127.0.0.1'}:{number}"
+
+
+def door(stack: Stack) -> tuple[str, str]:
+    """(the URL at which the host asks its own nginx, and what curl's --connect-to must be for it)"""
+    published = {setting: local(port) for port, setting in stack.opened_by.items()}
+    http, https = published["EXPOSE_NGINX_PORT"], published.get("EXPOSE_NGINX_SSL_PORT", "")
+    if not https:
+        return f"http://{http}", ""
+    public = address.parse(stack.settings.knobs.public_url or f"https://{https}")
+    # Until it has its first certificate, nginx with Let's Encrypt speaks http; then it sends on to https.
+    url = f"http://{http}" if stack.settings.knobs.tls == "letsencrypt" else f"https://{public.host}:{public.port}"
+    return url, f"{public.host}:{public.port}:{https}"
 
 
 @operation()
@@ -110,8 +126,20 @@ def _look(stack: Stack) -> tuple[dict[str, str], list[str], dict[str, str]]:
             unwell[f"{name} ({container.health})"] = container.id
     if "nginx" not in stack.services:
         return unwell, [], {}
-    answer = host.get_fact(Answer, url=local_url(stack.ports[0]))
+    url, to = door(stack)
+    answer = host.get_fact(Answer, url=url, to=to)
     return unwell, wrong_answers(answer), answer
+
+
+def public_address(stack: Stack, name: str) -> str:
+    """Where browsers find Dify.
+
+    name: of the host, where public_url says nothing.
+    """
+    if stack.settings.knobs.public_url:
+        return address.parse(stack.settings.knobs.public_url).origin
+    port = next(port for port, setting in stack.opened_by.items() if setting == "EXPOSE_NGINX_PORT").rpartition(":")[2]
+    return f"http://{name}{'' if port == '80' else ':' + port}"
 
 
 def _ids(stack: Stack, *services: str) -> list[str]:
@@ -124,8 +152,7 @@ def _tell(stack: Stack, answer: dict[str, str]) -> None:
         for line in middleware.summary(stack.settings, stack.services):
             host.log(line)
         return
-    port = stack.ports[0].rpartition(":")[2]
-    url = f"http://{answer.get('address') or host.name}{'' if port == '80' else ':' + port}"
+    url = public_address(stack, answer.get("address") or host.name)
     host.log(f"Dify {stack.settings.release.version} answers at {url}")
     if "not_started" in answer["setup"]:
         root = stack.settings.knobs.root

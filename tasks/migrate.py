@@ -9,6 +9,7 @@ from pyinfra import host
 from pyinfra.api import FactBase, StringCommand, operation
 
 from stack.render import Stack
+from tasks import nginx
 from tasks.commands import MaskedCommand, script
 
 BACKEND = ("api", "worker", "worker_beat")
@@ -74,10 +75,11 @@ if test -n "$unwell"; then
 fi
 running=$(for service; do of "$service"; done)
 # Whatever happens from here on, what ran before runs again; after a success the next step replaces it.
-back() { test -z "$running" || docker start $running >/dev/null; }
+back() { test -z "$running" || docker start $running >/dev/null; rm -f "$closed"; }
 trap 'status=$?; rm -f .migration.log; test $status = 0 || back; exit $status' EXIT
 trap 'exit 1' HUP INT TERM PIPE
-test -z "$running" || docker stop --time 30 $running >/dev/null
+# Until "Stack runs" is through, nginx tells everybody to come back in a moment.
+test -z "$running" || { : >"$closed"; docker stop --time 30 $running >/dev/null; }
 umask 077
 compose_run --env MODE=migration --env MIGRATION_ENABLED=true api >.migration.log 2>&1 || true
 revisions() { grep -E '^[0-9A-Za-z_]+( \(head\))?$' | cut -d' ' -f1 | sort; }
@@ -170,5 +172,5 @@ def migrated(stack: Stack) -> Generator[StringCommand, None, None]:
         return
     stores = " ".join(name for name in (service, "redis") if name in stack.services)
     patience = str(FIRST_START.get(service, 180))
-    migrate = script(MIGRATE, *BACKEND, stores=stores, patience=patience, place=place, **same)
+    migrate = script(MIGRATE, *BACKEND, stores=stores, patience=patience, place=place, closed=nginx.CLOSED, **same)
     yield MaskedCommand(migrate, secrets=stack.settings.secrets)

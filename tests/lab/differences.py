@@ -13,6 +13,9 @@ from stack.choices import DATABASES, SANDBOX_KEYS, VECTOR_STORES
 
 Reasons = dict[str, str]
 
+APART = (
+    "with the sandbox there is the proxy and nobody else: upstream's can open connections to api, worker and the host"
+)
 CHECKED = "upstream has no health check"
 FOLDER = "a folder, not a file: a replaced file is never seen through a mount of the file alone"
 NO_PASSWORD_IN_ARGV = "no password in a command line: every user of the host would see it in ps"
@@ -23,9 +26,20 @@ RENDERED = "the files are filled in before they come to the host"
 RESTARTS = "upstream's stays down after a reboot"
 LOCAL_VOLUMES = "all data below ./volumes, where backups look for it"
 
+HARDENED = ("security_opt.", "cap_drop.", "cap_add.", "pids_limit")
+SEALED = "what breaks in changes no program there"
+LIMITED = "strangers send it what they like to"
+
 # In every mode and release.
 ALWAYS: Reasons = {
     "*.labels.dify.digest": "how a changed service is recognised",
+    **{f"*.{key}*": "stack/hardening.py: upstream's containers may all that Docker lets them" for key in HARDENED},
+    "redis.read_only": SEALED,
+    "redis.tmpfs.*": SEALED,
+    "ssrf_proxy.read_only": SEALED,
+    "ssrf_proxy.tmpfs.*": SEALED,
+    "sandbox.mem_limit": LIMITED,
+    "ssrf_proxy.mem_limit": LIMITED,
     "networks.default.driver": "said, not left to the engine",
     "redis.command": NO_PASSWORD_IN_ARGV,
     "redis.entrypoint": "the password comes on stdin",
@@ -43,12 +57,18 @@ ALWAYS: Reasons = {
     "ssrf_proxy.entrypoint": "no templates to fill in",
     "ssrf_proxy.user": "its log goes to stdout, which only the image's own user may then write",
     "ssrf_proxy.image": PINNED,
+    "*.networks.ssrf_proxy_network": APART,
+    "networks.ssrf_proxy_network*": APART,
+    "*.networks.sandbox": APART,
+    "networks.sandbox*": APART,
+    "sandbox.dns.0": "what code looks up is asked of nobody",
     "weaviate.healthcheck.*": CHECKED,
 }
 
 # The whole of Dify.
 DIFY: Reasons = {
     # What follows from a choice: upstream's defaults lead nowhere.
+    "*.environment.CODE_EXECUTION_ENDPOINT": "by way of the proxy, the one that is with the sandbox",
     "*.environment.CHROMA_HOST": "upstream names the container itself",
     "*.environment.ELASTICSEARCH_HOST": "upstream names no host",
     "*.environment.MILVUS_URI": "upstream names the host, where no port is published",
@@ -56,6 +76,10 @@ DIFY: Reasons = {
     "*.environment.OPENSEARCH_VERIFY_CERTS": "OpenSearch makes its own certificate, which no authority has signed",
     "*.environment.MIGRATION_ENABLED": "the migration is a step of the deployment",
     "*.environment.WORKFLOW_LOG_CLEANUP_ENABLED": "the database would grow for ever: knob workflow_log_retention_days",
+    **{
+        f"*.environment.{prefix}*": "read by nginx and certbot alone: a change of theirs recreates nothing else"
+        for prefix in release.NOT_SHARED
+    },
     # Core.
     "api.healthcheck.*": CHECKED,
     "worker.healthcheck.*": CHECKED,
@@ -68,6 +92,10 @@ DIFY: Reasons = {
     "init_permissions.command": "the flag is set before the walk; says nothing; our own words",
     "nginx.image": PINNED,
     "nginx.environment.*": RENDERED,
+    "nginx.read_only": SEALED,
+    "nginx.tmpfs.*": SEALED,
+    "nginx.mem_limit": LIMITED,
+    "init_permissions.read_only": SEALED,
     "nginx.volumes.*": FOLDER,
     "nginx.entrypoint": "no templates to fill in",
     "nginx.command": "reads our folder",
@@ -95,6 +123,7 @@ DIFY: Reasons = {
     "elasticsearch.environment.VECTOR_STORE": "PLUGINS says what it was looked at for",
     "elasticsearch.healthcheck.*": "logs in: upstream's is content with a refusal",
     "elasticsearch.ports.9200": NOT_PUBLISHED,
+    "elasticsearch.deploy.resources.limits.pids": "stack/hardening.py",
     "elasticsearch.volumes./opt/dify": OUR_START,
     "elasticsearch.volumes./docker-entrypoint-mount.sh": OUR_START,
     "elasticsearch.volumes./usr/share/elasticsearch/data": LOCAL_VOLUMES,
@@ -125,6 +154,7 @@ DIFY: Reasons = {
     "milvus-standalone.depends_on.*.condition": "it ends when they do not answer",
     "milvus-standalone.environment.COMMON_SECURITY_DEFAULTROOTPASSWORD": "upstream leaves the published one",
     "milvus-standalone.environment.MINIO_*": "upstream leaves the published ones on this side",
+    "milvus-standalone.environment.HTTP_ENABLE*": "at 9091 everybody is answered, with what is in memory too",
     "milvus-standalone.healthcheck.*": "logs in",
     "milvus-standalone.networks.default": "upstream's is on no network of the api's",
     "milvus-standalone.ports.*": NOT_PUBLISHED,
@@ -142,7 +172,6 @@ DIFY: Reasons = {
     "oceanbase.ports.2881": NOT_PUBLISHED,
     "oceanbase.volumes./opt/dify": OUR_START,
     "oceanbase.volumes./root/boot/init.d": OUR_START,
-    "opengauss.cap_add.0": "all that it needs of `privileged`",
     "opengauss.entrypoint": OUR_START,
     "opengauss.healthcheck.*": "logs in: upstream's is content with an open port",
     "opengauss.ports.6600": NOT_PUBLISHED,

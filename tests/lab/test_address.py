@@ -132,6 +132,11 @@ def test_a_change_is_taken_with_the_token_and_not_without(browser: Browser, page
     assert browser.ask("/console/api/account/profile", cookies=False).status == 401
 
 
+def test_https_of_our_own_is_http_2(way: Way, browser: Browser) -> None:
+    spoken = browser.ask("/console/api/setup", "--include", "--http2").body.partition(" ")[0]
+    assert spoken == ("HTTP/2" if way.tls == "host" else "HTTP/1.1")
+
+
 def test_the_link_to_a_file_leads_back_by_the_public_address(browser: Browser, page: list[str], tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(TEXT)
     sent = browser.ask("/console/api/files/upload", "--form", f"file=@{tmp_path / 'a.txt'}", *page)

@@ -27,7 +27,7 @@ def test_killed_in_a_step_and_run_again(checkout: Checkout, step: str) -> None:
     assert checkout.deploy().ok().changed == []
     for name, value in kept.items():
         assert secrets_of(host)[name] == value
-    host.run("cd /opt/dify && docker compose down && rm -f .migrated nginx/dify.conf")
+    host.run("cd /opt/dify && docker compose down && rm -f .migrated nginx/routes.conf")
 
 
 def kill_in(checkout: Checkout, step: str) -> None:

@@ -75,22 +75,23 @@ def test_a_changed_setting_recreates_exactly_the_services_that_read_it(checkout:
     assert replaced(before, containers(host)) == {"web"}
 
 
-def test_a_changed_nginx_setting_recreates_nginx_and_is_live(checkout: Checkout, host: Host) -> None:
+def test_a_changed_nginx_setting_recreates_nothing_and_is_live(checkout: Checkout, host: Host) -> None:
     before = containers(host)
     checkout.write("env/dify.env", "NGINX_KEEPALIVE_TIMEOUT=33\n")
-    checkout.deploy().ok()
-    # api, worker, beat and plugin daemon get every shared setting in their environment, this one too.
-    assert replaced(before, containers(host)) == {"nginx", "api", "worker", "worker_beat", "plugin_daemon"}
-    assert "keepalive_timeout 33;" in sh(host, "docker exec dify-nginx-1 nginx -c /etc/nginx/dify/nginx.conf -T")
+    assert checkout.deploy().ok().changed == ["Configuration files", "Stack runs"]
+    assert containers(host) == before
+    wanted = sh(host, "grep -o '[0-9a-f]\\{16\\}' /opt/dify/nginx/version.conf")
+    assert f"configuration={wanted}" in sh(host, "docker exec dify-nginx-1 curl --silent http://127.0.0.1/nginx-health")
+    assert "keepalive_timeout 33;" in sh(host, "cat /opt/dify/nginx/nginx.conf")
 
 
 def test_a_hand_edited_file_is_put_right(checkout: Checkout, host: Host) -> None:
     before = containers(host)
-    sh(host, "echo '# by hand' >> /opt/dify/nginx/dify.conf && chmod 666 /opt/dify/docker-compose.yaml")
+    sh(host, "echo '# by hand' >> /opt/dify/nginx/routes.conf && chmod 666 /opt/dify/docker-compose.yaml")
     run = checkout.deploy().ok()
     assert run.changed == ["Configuration files"]
     assert replaced(before, containers(host)) == set()
-    assert host.run("grep -q 'by hand' /opt/dify/nginx/dify.conf").returncode == 1
+    assert host.run("grep -q 'by hand' /opt/dify/nginx/routes.conf").returncode == 1
     assert sh(host, "stat -c %a /opt/dify/docker-compose.yaml") == "644"
 
 
@@ -184,7 +185,7 @@ def test_a_configuration_that_nginx_refuses_replaces_nothing(checkout: Checkout,
         containers(host),
         sh(host, "sha256sum /opt/dify/nginx/*.conf /opt/dify/.env /opt/dify/docker-compose.yaml"),
     )
-    template = checkout.folder / "templates/nginx/dify.conf.j2"
+    template = checkout.folder / "templates/nginx/routes.conf.j2"
     good = template.read_text()
     template.write_text(good + "upload_limit 100M;\n")
     checkout.deploy().failed("nginx -t refuses the new configuration", "upload_limit")

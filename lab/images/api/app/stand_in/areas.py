@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hmac
 import os
+import time
+from collections.abc import Iterator
 from pathlib import PurePath
 
 from flask import Blueprint, Flask, Response, abort, jsonify, render_template, request, send_from_directory
@@ -31,7 +33,8 @@ def service_api() -> Response:
 
 def describe(**_: str) -> Response:
     """What arrived here, as the api sees it behind its proxies."""
-    seen = ("Host", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Port", "X-Forwarded-Host")
+    forwarded = ("X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Port", "X-Forwarded-Host", "Forwarded")
+    seen = ("Host", *forwarded, "X-Real-IP", "CF-Connecting-IP")
     return jsonify(
         {
             "stand-in": "a stand-in for langgenius/dify-api",
@@ -39,8 +42,27 @@ def describe(**_: str) -> Response:
             "path": request.path,
             "method": request.method,
             "headers": {name: request.headers[name] for name in seen if name in request.headers},
+            "bytes": sum(map(len, iter(lambda: request.stream.read(1 << 20), b""))),
         }
     )
+
+
+@blueprint.get("/v1/stand-in/stream")
+def stream() -> Response:
+    """As a chat answers: an event every half second, as many as asked for."""
+
+    def events(count: int) -> Iterator[str]:
+        for number in range(count):
+            yield f'data: {{"event": "message", "number": {number}, "sent": {time.time()}}}\n\n'
+            time.sleep(0.5)
+
+    return Response(events(request.args.get("events", 5, int)), mimetype="text/event-stream")
+
+
+@blueprint.get("/v1/stand-in/text")
+def text() -> Response:
+    """Many words as JSON, worth being packed."""
+    return jsonify(words=["word"] * 2000)
 
 
 def serve_areas(app: Flask) -> None:
