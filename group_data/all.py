@@ -56,6 +56,8 @@ registry_login: dict[str, dict[str, str]] = {}
 docker_source = "docker"
 # Docker's package repository, or a mirror of it.
 docker_repository = "https://download.docker.com/linux"
+# Fingerprint of the key that signs it, for a mirror that signs anew with its own. Empty: Docker's.
+docker_repository_key = ""
 # Of one container's log file, and how many of them are kept: without limits, logs fill the disk.
 docker_log_max_size = "50m"
 docker_log_max_file = 3
@@ -68,6 +70,67 @@ docker_proxy: dict[str, str] = {}
 # When 172.17.0.0/12 is in use around the host: [{"base": "10.201.0.0/16", "size": 24}]
 docker_address_pools: list[dict[str, str | int]] = []
 
+# --- HTTPS ---
+
+# "off": http, or a certificate that you lay into nginx/ssl yourself. "own": yours, from here, below. "letsencrypt": one that
+# certbot fetches and renews; needs CERTBOT_EMAIL in .env, port 80 open, and public_url with https and a name that leads to the
+# host. "proxy": another proxy in front ends TLS. docs/https.md has all four.
+tls = "off"
+# With tls = "own": files on this machine in PEM, seen from inventory.py's folder. The server's certificate, then those between it
+# and its authority; and its key, without a passphrase.
+tls_certificate = ""
+tls_key = ""
+# With tls = "letsencrypt", who is asked: "letsencrypt", "staging" (its test server, which browsers do not trust), or another
+# ACME server: "https://ca.example.com/acme/directory"; what signed the certificate of that server itself goes into ca_certificates.
+acme_server = "letsencrypt"
+# Before it is asked, a host tries whether http://<its name> leads to itself. False where it cannot reach itself by that name.
+acme_check = True
+# Seconds that browsers shall refuse to come without https once they came with it: 31536000 is a year, and cannot be taken back
+# before. 0: they are not told to.
+hsts = 0
+# With tls = "proxy": the addresses or networks that it asks from, ["192.0.2.10"]; who it says asks is believed, nobody else is.
+# Docker shows what runs on the same host as the gateway of the network `default`: `docker network inspect dify_default`.
+trusted_proxies: list[str] = []
+
+# --- Secrets ---
+
+# Where the secrets live that are made for a host. "host": in `root`/.env on it. "file": there, and in secrets/<host>.age beside the
+# inventory, so that a host that is lost can be made again with the same ones. docs/secrets.md has what goes into git.
+secrets = "host"
+# With "file": the file that your age or SSH key lies in, as ~/.config/age/key.txt; and the public keys of others who may read
+# them: ["age1...", "ssh-ed25519 ..."]
+age_identity = ""
+age_recipients: list[str] = []
+# With "file", a vault instead of age: {"read": "vault-read", "write": "vault-write"}, programs of yours with their arguments. They
+# find the host's name in DIFY_HOST; one prints NAME=value lines (nothing while there is no entry), the other is given all of them.
+secrets_command: dict[str, str | list[str]] = {}
+
+# --- What can be reached ---
+
+# Further ports to publish besides nginx's: {"plugin_daemon_debug": "10.0.0.5:5003"}, by name and with the address they are bound
+# to. docs/exposure.md has the names. Only the service's own password stands before it.
+expose: dict[str, str] = {}
+# "docker-user": of all that containers of the host publish, other machines reach nginx, what `expose` opens and what
+# firewall_allow lists, over IPv4 and IPv6; that of containers which are not ours too is closed unless it is listed. What is no
+# container's, SSH above all, is left alone. "off": Docker publishes past ufw and firewalld, whatever they say.
+firewall = "off"
+# With firewall = "docker-user": ports that others publish, "8443" or "53/udp"; and from where alone a port may be reached, by
+# number or name: "plugin_daemon_debug from 203.0.113.0/24", "nginx from 10.0.0.0/8". Several lines for one port add up.
+firewall_allow: list[str] = []
+
+# --- What Dify may reach ---
+
+# Workflows and the code in them reach the outside by the SSRF proxy alone, which refuses private addresses, those of the host and
+# of the cloud's metadata. Open all the same: ["10.0.5.0/24", "wiki.example.com:8443", ".example.lan"], at the port or at all.
+ssrf_allow: list[str] = []
+# Where HTTPS may go beside port 443: [8443]
+ssrf_connect_ports: list[int] = []
+# When not empty, nothing but these and what ssrf_allow names: ["api.example.com", ".example.org"]. The marketplace's address is
+# added, unless MARKETPLACE_ENABLED=false.
+ssrf_allowed_domains: list[str] = []
+# The proxy that leads out, where there is no other way: "http://user:password@proxy.example.com:3128"
+ssrf_upstream_proxy = ""
+
 # --- What a host must have ---
 
 # Dify's own minimum. A machine sold with 4 GiB shows a little less, which is accepted.
@@ -76,6 +139,12 @@ min_memory = "4GiB"
 # Free below `root` and below Docker's data root before the first deploy; a tenth of it for each later one.
 min_disk_root = "5GiB"
 min_disk_docker = "10GiB"
+
+# --- The host itself ---
+
+# True: its system's security updates come by themselves, without a reboot and without Docker's, which would stop all containers;
+# and its clock is kept right. Hosts that upgrade themselves already go on in their own way. False removes nothing.
+harden = False
 
 # --- Behaviour ---
 

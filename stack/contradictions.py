@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from stack import egress
 from stack.release import Release
 
 # (setting, value): what must be given too, because Dify or the server would not start without, or with the release's example.
@@ -55,6 +56,7 @@ def contradictions(release: Release, given: Mapping[str, str]) -> Iterator[str]:
         if (least in given or most in given) and get(least) and get(most) and _bytes(get(least)) > _bytes(get(most)):
             name, other = (least, most) if least in given else (most, least)
             yield f"{name}={get(name)}: {least} must not be above {most}, and {other} is {get(other)}"
+    yield from egress.problems(release, given)
     for one, other in APART if get("NGINX_HTTPS_ENABLED") == "true" else ():
         if get(one) == get(other):
             name = one if one in given else other

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from stack import address, advisories, sizes
+from stack import address, advisories, egress, exposure, sizes, tls
 from stack.release import Release
 from stack.wiring import Chosen
 
@@ -34,7 +34,9 @@ def settings(
     """
     follows = sizes.settings(sizes.resolve(knobs.size, memory), _own_database(chosen), release)
     if knobs.mode == "dify":
-        follows |= address.settings(knobs.public_url, release, given) | _retention(knobs, kept, chosen)
+        secured = tls.settings(knobs.tls, knobs.public_url)
+        follows |= secured | address.settings(knobs.public_url, release, {**secured, **given})
+        follows |= exposure.settings(knobs) | _retention(knobs, kept, chosen) | egress.settings(release, given)
     return {name: value for name, value in follows.items() if name in release.settings}
 
 
@@ -48,7 +50,7 @@ def warnings(
 ) -> tuple[str, ...]:
     """Lines that an operator should read at a deploy, none of which stops it; arguments as of `settings`."""
     store = {"VECTOR_STORE": given.get("VECTOR_STORE") or release.default("VECTOR_STORE")}
-    lines = sizes.warnings(knobs.size, memory)
+    lines = [*sizes.warnings(knobs.size, memory), *exposure.warnings(knobs)]
     if knobs.mode == "dify":
         lines += advisories.warnings(release.version, store)
         if kept and knobs.workflow_log_retention_days and CLEANUP not in given and not _cleans(kept, chosen):
@@ -87,15 +89,16 @@ def problems(release: Release, given: Mapping[str, str], data: Mapping[str, Any]
     """
     if data.get("mode") != "dify":
         return []
+    lines = list(tls.problems(release, given, data))
     try:
-        follows = address.settings(str(data.get("public_url")), release, given)
+        secured = tls.settings(str(data.get("tls")), str(data.get("public_url")))
+        follows = address.settings(str(data.get("public_url")), release, {**secured, **given})
     except ValueError:
         follows = {}  # said of the knob already
     for_ever = data.get("workflow_log_retention_days") == 0 and RETENTION not in given
-    lines = [
-        f"{CLEANUP}=true: workflow_log_retention_days = 0 says that nothing is deleted; give the days there, or take "
-        f"{CLEANUP} out"
-    ]
-    return address.problems(release, {**follows, **given}) + (
-        lines if for_ever and given.get(CLEANUP, "").lower() == "true" else []
-    )
+    if for_ever and given.get(CLEANUP, "").lower() == "true":
+        lines.append(
+            f"{CLEANUP}=true: workflow_log_retention_days = 0 says that nothing is deleted; give the days there, or take "
+            f"{CLEANUP} out"
+        )
+    return [*address.problems(release, {**follows, **given}), *lines]

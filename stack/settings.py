@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -19,7 +19,23 @@ from pydantic import (
     ValidationError,
 )
 
-from stack import accounts, address, derived, layers, middleware, release, secrets, sizes, types, validation, wiring
+from stack import (
+    accounts,
+    address,
+    derived,
+    egress,
+    exposure,
+    layers,
+    middleware,
+    release,
+    secret_store,
+    secrets,
+    sizes,
+    tls,
+    types,
+    validation,
+    wiring,
+)
 from stack.contradictions import contradictions
 from stack.errors import InvalidError, nearest
 from stack.layers import LOGIN_IN_URL, SETTING, Given, Read, check_names
@@ -38,11 +54,15 @@ _PATTERNS = {
     r"^[a-z0-9][a-z0-9_-]*$": "must be small letters, digits, - and _, and begin with a letter or digit",
     r"^https?://": "must begin with http:// or https://",
     r"^[0-9]+[kmg]$": "must be a size with k, m or g, as 50m",
+    r"^https://[^\s'\"$`\\]+$": "must be letsencrypt, staging or the https:// address of an ACME directory",
+    r"^[0-9A-F]{40}$": "must be a fingerprint: 40 digits of 0-9 and A-F, without spaces",
     r"-----BEGIN CERTIFICATE-----": "must be certificates in PEM, which begin with -----BEGIN CERTIFICATE-----",
 }
+# Somebody may have taken a private key for a certificate or a public key.
+_HIDDEN = ("registry_login", "docker_proxy", "ca_certificates", "secrets_command", "age_identity", "age_recipients")
 # How pydantic names the types that a value was tried as; they stand among the keys that lead to it.
 _OF_PYDANTIC = re.compile(r"dict\[|constrained-str|literal\[|\[key\]")
-_PATH, _MIRROR, _PROJECT, _WEB, _LOG_SIZE, _PEM = _PATTERNS
+_PATH, _MIRROR, _PROJECT, _WEB, _LOG_SIZE, _HTTPS, _KEY, _PEM = _PATTERNS
 AbsolutePath = Annotated[str, Field(pattern=_PATH)]
 # A host with port and path, as an image's name begins: no scheme.
 Mirror = Annotated[str, Field(pattern=_MIRROR)]
@@ -71,12 +91,16 @@ class Knobs(BaseModel):
     admin: Annotated[accounts.Admin | None, BeforeValidator(accounts.checked)]
     size: sizes.Size
     workflow_log_retention_days: Annotated[int, Field(ge=0)]
+    expose: dict[str, Annotated[str, AfterValidator(exposure.checked)]]
+    firewall: Literal["off", "docker-user"]
+    firewall_allow: list[Annotated[str, AfterValidator(exposure.checked_entry)]]
     images: dict[str, str]
     allow_mixed_images: bool
     image_registry: Literal[""] | Mirror | dict[str, Mirror]
     registry_login: dict[str, Login] = Field(repr=False)
     docker_source: Literal["distro", "docker", "present"]
     docker_repository: Annotated[str, Field(pattern=_WEB)]
+    docker_repository_key: Literal[""] | Annotated[str, Field(pattern=_KEY)]
     docker_log_max_size: Annotated[str, Field(pattern=_LOG_SIZE)]
     docker_log_max_file: Annotated[int, Field(ge=1)]
     docker_registry_mirrors: list[Annotated[str, Field(pattern=_WEB)]]
@@ -87,9 +111,25 @@ class Knobs(BaseModel):
     min_memory: ByteSize
     min_disk_root: ByteSize
     min_disk_docker: ByteSize
+    harden: bool
     answer_timeout: Annotated[int, Field(ge=10)]
     allow_unknown_settings: list[str]
     ca_certificates: Literal[""] | Annotated[str, Field(pattern=_PEM)]
+    secrets: Literal["host", "file"]
+    age_identity: Annotated[str, BeforeValidator(secret_store.identity)]
+    age_recipients: list[Annotated[str, AfterValidator(secret_store.recipient)]]
+    secrets_command: Annotated[secret_store.Commands | None, BeforeValidator(secret_store.commands), Field(repr=False)]
+    tls: Literal["off", "own", "letsencrypt", "proxy"]
+    tls_certificate: str = Field(repr=False)
+    tls_key: str = Field(repr=False)
+    acme_server: Literal["letsencrypt", "staging"] | Annotated[str, Field(pattern=_HTTPS)]
+    acme_check: bool
+    hsts: Annotated[int, Field(ge=0)]
+    trusted_proxies: list[Annotated[str, AfterValidator(address.network)]]
+    ssrf_allow: list[Annotated[str, AfterValidator(egress.checked_target)]]
+    ssrf_connect_ports: list[Annotated[int, Field(ge=1, le=65535)]]
+    ssrf_allowed_domains: list[Annotated[str, AfterValidator(egress.checked_domain)]]
+    ssrf_upstream_proxy: Annotated[str, AfterValidator(egress.checked_upstream)] = Field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -103,6 +143,7 @@ class Settings:
     layers: what each layer says of each setting that the operator gave, farthest first.
     warnings: what is no error and should be read all the same, one line each.
     size: the preset of stack/sizes.py that is in use; empty for none.
+    certificate: the operator's own for HTTPS, with its key; None in other modes.
     """
 
     host: str
@@ -114,6 +155,7 @@ class Settings:
     layers: Mapping[str, Sequence[Given]] = field(default_factory=dict, repr=False)
     warnings: tuple[str, ...] = ()
     size: str = ""
+    certificate: tls.Pair | None = field(default=None, repr=False)
 
     def __getitem__(self, name: str) -> str:
         return self.values.get(name) or self.release.default(name)
@@ -124,7 +166,7 @@ class Settings:
         passwords = [login.password for login in self.knobs.registry_login.values()]
         proxies = [url for url in self.knobs.docker_proxy.values() if "@" in url]
         values = [v for n, v in self.values.items() if v and (secrets.is_secret(n) or LOGIN_IN_URL.search(v))]
-        return values + passwords + proxies
+        return values + passwords + proxies + egress.secrets(self.knobs.ssrf_upstream_proxy)
 
 
 def load(
@@ -135,6 +177,7 @@ def load(
     kept: Mapping[str, str],
     fresh: bool = True,
     memory: int | None = None,
+    stored: Mapping[str, str] | None = None,
 ) -> Settings:
     """Settings of one host.
 
@@ -143,6 +186,7 @@ def load(
     kept: what the host's own `.env` holds; its secrets are taken over.
     fresh: whether missing secrets are made; False writes placeholders instead.
     memory: of the host in bytes, for size = "auto"; None before it was looked at, which is taken for the smallest.
+    stored: secrets of this host that are kept elsewhere, for what its `.env` does not have.
     Raises InvalidError with a line for each thing that is wrong.
     """
     wrong = _Wrong()
@@ -151,12 +195,14 @@ def load(
         raise InvalidError(wrong.lines)
     found = _read(host, data, groups, folder, facts)
     given = _judged(wrong, found, facts, data)
+    pair = wrong.of(lambda: tls.own(knobs, folder)) if knobs else None
     if knobs is None or wrong.lines:
         raise InvalidError(validation.ordered(wrong.lines))
     try:
-        return _complete(host, knobs, facts, found, given, kept, fresh, memory)
+        wanted = _complete(host, knobs, facts, found, given, kept, fresh, memory, stored or {})
     except InvalidError as error:
         raise InvalidError(validation.placed(error.lines, found.last)) from None
+    return replace(wanted, certificate=pair, warnings=(*wanted.warnings, *pair.warnings)) if pair else wanted
 
 
 def _complete(
@@ -168,6 +214,7 @@ def _complete(
     kept: Mapping[str, str],
     fresh: bool,
     memory: int | None,
+    stored: Mapping[str, str],
 ) -> Settings:
     """What the operator set, the secrets of the host and what follows from both."""
     env_file = f"{knobs.root}/.env"
@@ -178,10 +225,12 @@ def _complete(
     kept = {name: value for name, value in kept.items() if name not in chosen.theirs}
     secrets.refuse_rotation(given, kept, env_file)
     # What is no longer chosen keeps its secrets too: its data still lies there, and may be wanted again.
-    mine = dict.fromkeys([*chosen.secrets, *(name for name in secrets.GENERATED if name in kept)])
-    own = {name: kept.get(name) or make(name) for name in mine if name not in given}
+    had = {**{name: value for name, value in stored.items() if name not in chosen.theirs}, **kept}
+    mine = dict.fromkeys([*chosen.secrets, *(name for name in secrets.GENERATED if name in had)])
+    own = {name: had.get(name) or make(name) for name in mine if name not in given}
+    profiles = [*knobs.profiles, *tls.profiles(knobs)]
     values = wiring.derive(
-        facts, given, own, chosen, knobs.profiles, derived.settings(knobs, facts, given, kept, chosen, memory)
+        facts, given, own, chosen, profiles, derived.settings(knobs, facts, given, kept, chosen, memory)
     )
     # What is given stands there even when it is the default: some services have another one (TOP_K_MAX_VALUE in web).
     differs = {name: value for name, value in values.items() if name in given or value != _default(facts, name)}
@@ -264,6 +313,10 @@ def read_knobs(data: Mapping[str, Any], folder: Path = Path()) -> Knobs:
         # A knob that may be of several types fails for each of them: the last that is not a mere "no dictionary" says most.
         errors = sorted(error.errors(), key=lambda wrong: wrong["type"] != "dict_type")
         lines += {wrong["loc"][0]: _knob_line(data, wrong, folder) for wrong in errors}.values()
+    else:
+        lines += (
+            f"{name} in {layers.place_of(data, name, folder)}: {said}" for name, said in secret_store.problems(knobs)
+        )
     if lines:
         raise InvalidError(lines)
     return knobs
@@ -286,8 +339,7 @@ def _knob_line(data: Mapping[str, Any], wrong: Any, folder: Path) -> str:
     inside = "".join(
         f"[{part!r}]" for part in wrong["loc"][1:] if isinstance(part, str) and not _OF_PYDANTIC.match(part)
     )
-    # Somebody may have taken a private key for a certificate.
-    hidden = name in ("registry_login", "docker_proxy", "ca_certificates") or "@" in str(data[name])
+    hidden = name in _HIDDEN or "@" in str(data[name])
     shown = "" if hidden else f" = {data[name]!r}"
     said = _PATTERNS.get(wrong.get("ctx", {}).get("pattern"), wrong["msg"].replace("Input should be", "must be"))
     said = "must be a size with a unit, as 4GiB" if wrong["type"].startswith("byte_size") else said

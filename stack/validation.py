@@ -65,7 +65,10 @@ def wrong_values(found: Read) -> Iterator[tuple[str, str]]:
 def _wrong_value(one: Given) -> str:
     allowed = types.of(one.name)
     near = "" if hidden(one.name, one.value) else nearest(one.value, allowed.choices)
-    return f"{one.where}: {_one_line(one.shown)}: must be {allowed.allowed}{near}"
+    # Docker's own file publishes by it; Dify reads it too, and wants a number.
+    asks = one.name == "EXPOSE_PLUGIN_DEBUGGING_PORT" and ":" in one.value
+    knob = f'; to publish it, give expose = {{"plugin_daemon_debug": "{_one_line(one.value)}"}}' if asks else ""
+    return f"{one.where}: {_one_line(one.shown)}: must be {allowed.allowed}{near}{knob}"
 
 
 def _one_line(text: str) -> str:

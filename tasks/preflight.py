@@ -12,11 +12,13 @@ from pyinfra.api import DeployError, FactBase, StringCommand
 from pyinfra.api.host import Host
 from pyinfra.context import ctx_host
 
-from stack import dotenv, external, requirements, rotation, settings
+from stack import dotenv, external, requirements, rotation, secret_store, settings
 from stack.errors import InvalidError
 from stack.render import Stack, render
 from stack.requirements import Machine
+from stack.secret_store import Entry
 from stack.settings import Knobs, Settings
+from tasks import secret_store as outside
 from tasks.commands import private_look, script
 from tasks.inventory import data_of, folder
 
@@ -63,6 +65,7 @@ if command -v docker >/dev/null; then
 fi
 test -z "${compose:-}" && command -v docker-compose >/dev/null && say compose_v1 "$(docker-compose version --short 2>/dev/null)"
 command -v curl >/dev/null && say curl yes
+say unfiltered "$(grep -Eo '"iptables" *: *false|"firewall-backend" *: *"nftables"' /etc/docker/daemon.json 2>/dev/null | head -n1)"
 say docker_root "$docker_root"
 say disk_root_kib "$(free_below "$root")"
 say disk_docker_kib "$(free_below "$docker_root")"
@@ -186,8 +189,9 @@ def _check_all(hosts: list[Host], kept: Kept) -> dict[str, Stack]:
     settings.check_names(folder(), groups, [h.name for h in state.inventory])
     # Without the hosts' secrets first: what is wrong here needs no host to be found out.
     drafts = _each(hosts, lambda h: _settings(h, {}))
+    entries = _each(hosts, lambda h: outside.entry(h.name, drafts[h.name].knobs))
     looks = _each(hosts, lambda h: _look(h, drafts[h.name]))
-    stacks = _each(hosts, lambda h: _checked(h, kept, drafts[h.name], *looks[h.name]))
+    stacks = _each(hosts, lambda h: _checked(h, kept, drafts[h.name], entries[h.name], *looks[h.name]))
     if lines := requirements.clashes({name: (looks[name][0].identity, stack) for name, stack in stacks.items()}):
         raise InvalidError(lines)
     return stacks
@@ -222,8 +226,10 @@ def knobs_of(one: Host) -> Knobs:
         raise DeployError("\n    ".join(wrong.lines)) from None
 
 
-def _settings(one: Host, kept: dict[str, str], memory: int | None = None) -> Settings:
-    return settings.load(one.name, data_of(one), one.groups, folder(), kept, memory=memory)
+def _settings(
+    one: Host, kept: dict[str, str], memory: int | None = None, stored: dict[str, str] | None = None
+) -> Settings:
+    return settings.load(one.name, data_of(one), one.groups, folder(), kept, memory=memory, stored=stored)
 
 
 def _look(one: Host, draft: Settings) -> tuple[Machine, str]:
@@ -237,11 +243,13 @@ def _look(one: Host, draft: Settings) -> tuple[Machine, str]:
         raise InvalidError(f"{knobs.root}/.env on the host cannot be read: {error}") from None
 
 
-def _checked(one: Host, as_kept: Kept, draft: Settings, machine: Machine, env_file: str) -> Stack:
+def _checked(one: Host, as_kept: Kept, draft: Settings, entry: Entry, machine: Machine, env_file: str) -> Stack:
     if not machine.os_id:
         raise InvalidError("the host could not be looked at; what it answered stands above")
-    kept = as_kept(one, draft, machine, dotenv.read(env_file))
-    rendered = render(_settings(one, kept, machine.memory))
-    if wrong := requirements.failures(machine, rendered, kept):
+    found, where = dotenv.read(env_file), secret_store.place(one.name, draft.knobs)
+    kept, stored = as_kept(one, draft, machine, found), secret_store.stored(entry, draft, where)
+    secret_store.refuse_differing(entry, found, kept, draft, where)
+    rendered = render(_settings(one, kept, machine.memory, stored))
+    if wrong := requirements.failures(machine, rendered, {**stored, **kept}):
         raise InvalidError(wrong)
     return rendered

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pyinfra import host
 from pyinfra.api import DeployError, FactBase, StringCommand, operation
 
+from tasks import firewall, tls
 from tasks.commands import script
 from tasks.preflight import knobs_of
 
@@ -99,4 +100,6 @@ def remove(data: str = "keep", confirm: str = "") -> None:
             f"data=delete deletes {knobs.root} with all data and secrets of project {knobs.project}: "
             f"type confirm={knobs.project} after it if that is meant"
         )
+    tls.unscheduled(name="Certificate is renewed no more", project=knobs.project)
     removed(name="Deployment is gone", root=knobs.root, project=knobs.project, delete=data == "delete")
+    firewall.gone(name="Firewall lets go", project=knobs.project)

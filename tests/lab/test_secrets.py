@@ -67,7 +67,7 @@ def test_no_secret_was_in_the_arguments_of_a_process(outputs: list[str], watched
 def test_no_secret_was_in_a_file_that_others_can_read(outputs: list[str], watched: Host) -> None:
     assert sh(
         watched,
-        "cd /root/seen/files && test -s opt/dify/docker-compose.yaml && test -s opt/dify/nginx/dify.conf && echo seen",
+        "cd /root/seen/files && test -s opt/dify/docker-compose.yaml && test -s opt/dify/nginx/routes.conf && echo seen",
     )
     for name, value in secrets_of(watched).items():
         assert watched.run(f"grep -rqF {value} /root/seen/files").returncode == 1, f"{name} was in a readable file"

@@ -71,7 +71,7 @@ def test_rendering_writes_what_a_host_would_get_and_the_same_each_time(checkout:
     for _ in range(2):
         done = run(checkout)
         assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout == "out/web1: 8 files, 12 services, 10 images\n"
+        assert done.stdout == "out/web1: 14 files, 12 services, 10 images\n"
         assert checkout.tree() == {f"web1/{path}": file.data for path, file in plain().files.items()}
     modes = {path: (checkout.folder / "out/web1" / path).stat().st_mode & 0o777 for path in plain().files}
     assert modes == {path: file.mode for path, file in plain().files.items()}

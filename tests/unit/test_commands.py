@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stack.render import File
+from stack.render import SITE, File, site
 from stack.settings import Login
-from tasks import compose, docker, files, gate, images, migrate, preflight, volumes
+from tasks import compose, docker, files, gate, images, migrate, nginx, preflight, volumes
 from tasks.commands import script
 from tests.unit.wanted import plain, run_sh
 
@@ -30,6 +30,7 @@ SCRIPTS = {
         (gate, ("LOOK", "REPORT")),
         (images, ("LOOK", "PULL")),
         (migrate, ("LOOK", "MIGRATE")),
+        (nginx, ("RELOAD", "LOOK", "LOAD", "OPEN")),
         (preflight, ("LOOK",)),
         (volumes, ("LOOK", "MAKE", "MEND")),
     )
@@ -111,12 +112,13 @@ def members(archive: str) -> dict[str, tarfile.TarInfo]:
         return {member.name: member for member in tar.getmembers()}
 
 
-def test_the_archive_holds_every_file_as_roots_with_its_mode() -> None:
+def test_the_archive_holds_every_file_with_its_owner_and_mode() -> None:
     found = members(files.archive(plain().files))
     assert {name: member.mode for name, member in found.items() if member.isfile()} == {
         path: file.mode for path, file in plain().files.items()
     }
-    assert {(member.uid, member.gid) for member in found.values()} == {(0, 0)}
+    owned = {name: member.uid for name, member in found.items() if (member.uid, member.gid) != (0, 0)}
+    assert owned == {"ssrf_proxy/upstream.conf": 13}
 
 
 def test_nothing_in_the_archive_is_writable_or_a_secret_readable_by_others() -> None:
@@ -187,11 +189,24 @@ def test_files_are_put_in_place_with_their_modes(root: Root) -> None:
 
 def test_only_what_changed_is_replaced(root: Root) -> None:
     root.put(plain().files)
-    (root.path / "nginx/dify.conf").write_text("by hand")
+    (root.path / "nginx/routes.conf").write_text("by hand")
     (root.path / "nginx/proxy.conf").write_text("by hand")
-    root.put(plain().files, "nginx/dify.conf", first=False)
-    assert (root.path / "nginx/dify.conf").read_bytes() == plain().files["nginx/dify.conf"].data
+    root.put(plain().files, "nginx/routes.conf", first=False)
+    assert (root.path / "nginx/routes.conf").read_bytes() == plain().files["nginx/routes.conf"].data
     assert (root.path / "nginx/proxy.conf").read_text() == "by hand"
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_what_the_host_knows_of_its_certificate_is_kept_unless_it_is_lost(root: Root, lost: bool) -> None:
+    wanted = {**plain().files, SITE: File(site("http", "none").encode(), keep=True)}
+    root.put(wanted)
+    (root.path / SITE).write_text(site("https", "0123456789abcdef"))
+    root.docker(f'case "$*" in *" -t "*) grep -h include {root.path}/.staged/{SITE} >{root.path}/.tested ;; esac')
+    changed = ["nginx/routes.conf", *([SITE] if lost else [])]
+    assert root.put(wanted, *changed, first=False) == ""
+    served = "http" if lost else "https"
+    assert (root.path / ".tested").read_text() == f"include /etc/nginx/dify/{served}.conf;\n"
+    assert f"/{served}.conf;" in (root.path / SITE).read_text()
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,7 @@ def test_only_what_differs_from_the_release_is_written() -> None:
     assert set(dotenv.read(dotenv.write(settings_of()))) == {
         "CELERY_BROKER_URL",
         "CODE_EXECUTION_API_KEY",
+        "CODE_EXECUTION_ENDPOINT",
         "COMPOSE_PROFILES",
         "DB_PASSWORD",
         "INIT_PASSWORD",

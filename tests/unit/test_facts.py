@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from pyinfra.api import StringCommand
 
-from stack.render import Folder, Service
+from stack.render import SITE, Folder, Service, site
 from stack.requirements import Machine
+from stack.tls import CERT_NAME
 from tasks import compose, docker, files, gate, images, migrate, preflight, volumes
 from tasks.compose import Container, compare
 from tasks.migrate import SchemaState
@@ -198,6 +199,21 @@ def test_a_look_at_files_reads_those_that_are_there(tmp_path: Path) -> None:
 def test_a_look_where_nothing_is_finds_nothing(tmp_path: Path) -> None:
     command = files.Lying().command(root=str(tmp_path / "nowhere"), paths=[".env"])
     assert answered(files.Lying(), command) == {}
+
+
+@pytest.mark.parametrize(
+    ("served", "certificate", "there"), [("https", True, True), ("https", False, False), ("http", False, True)]
+)
+def test_a_site_whose_certificate_is_lost_is_as_good_as_missing(
+    tmp_path: Path, served: Literal["http", "https"], certificate: bool, there: bool
+) -> None:
+    (tmp_path / SITE).parent.mkdir(parents=True)
+    (tmp_path / SITE).write_text(site(served, "0123456789abcdef"))
+    if certificate:
+        (live := tmp_path / "volumes/certbot/conf/live" / CERT_NAME).mkdir(parents=True)
+        (live / "fullchain.pem").touch()
+    found = answered(files.Lying(), files.Lying().command(root=str(tmp_path), paths=[SITE]))
+    assert (SITE in found) is there
 
 
 # --- Folders ---
@@ -409,16 +425,16 @@ def test_no_answer_at_all_is_two_wrong_ones() -> None:
 @pytest.mark.parametrize(
     ("port", "url"),
     [
-        ("80", "http://127.0.0.1:80"),
-        ("127.0.0.1:8080", "http://127.0.0.1:8080"),
-        ("0.0.0.0:80", "http://127.0.0.1:80"),
-        ("192.0.2.7:80", "http://192.0.2.7:80"),
-        ("[::1]:8080", "http://[::1]:8080"),
-        ("[::]:8080", "http://127.0.0.1:8080"),
+        ("80", "127.0.0.1:80"),
+        ("127.0.0.1:8080", "127.0.0.1:8080"),
+        ("0.0.0.0:80", "127.0.0.1:80"),
+        ("192.0.2.7:80", "192.0.2.7:80"),
+        ("[::1]:8080", "[::1]:8080"),
+        ("[::]:8080", "127.0.0.1:8080"),
     ],
 )
 def test_the_host_asks_where_nginx_listens(port: str, url: str) -> None:
-    assert gate.local_url(port) == url
+    assert gate.local(port) == url
 
 
 # --- Images ---

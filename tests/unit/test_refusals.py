@@ -135,6 +135,10 @@ LINES = [
     ("MIGRATION_ENABLED=true", "MIGRATION_ENABLED: the migration is a step of the deployment"),
     ("COMPOSE_PROFILES=qdrant", "COMPOSE_PROFILES: follows from VECTOR_STORE and DB_TYPE"),
     ("PGDATA=/data", "PGDATA=/data: must be below /var/lib/postgresql/data/"),
+    (
+        "CODE_EXECUTION_ENDPOINT=http://sandbox:8194",
+        "CODE_EXECUTION_ENDPOINT=http://sandbox:8194: api and worker have no network in common with the sandbox",
+    ),
     ("DB_TYPE=mysql\nDB_PORT=5432", ".env line 2: DB_PORT=5432: contradicts DB_TYPE=mysql"),
     ("DB_PORT=3306", "DB_PORT=3306: contradicts DB_TYPE=postgresql"),
     (
@@ -185,6 +189,38 @@ LINES = [
 ]
 # Knobs in group_data/dify.py, and how the line begins.
 KNOBS: list[tuple[str, str]] = [
+    (
+        'expose = {"plugin_daemon_debug": "5003"}',
+        "expose['plugin_daemon_debug'] = {'plugin_daemon_debug': '5003'} in group_data/dify.py line 1: 5003: must be address:port",
+    ),
+    (
+        'expose = {"plugin_daemon_debg": "10.0.0.5:5003"}',
+        'expose["plugin_daemon_debg"]: no port is called so; did you mean plugin_daemon_debug?',
+    ),
+    ('expose = {"redis": "0.0.0.0:80"}', 'port 0.0.0.0:80: both EXPOSE_NGINX_PORT and expose["redis"] name it'),
+    ('harden = "security"', "harden = 'security' in group_data/dify.py line 1: must be a valid boolean"),
+    ('firewall = "on"', "firewall = 'on' in group_data/dify.py line 1: must be 'off' or 'docker-user'"),
+    (
+        'firewall_allow = ["8443 from 203.0.113.7/24"]',
+        "firewall_allow = ['8443 from 203.0.113.7/24'] in group_data/dify.py line 1: '8443 from 203.0.113.7/24'",
+    ),
+    ('firewall_allow = ["redis"]', "firewall_allow: 'redis': no open port is called redis; there are nginx"),
+    ('tls = "on"', "tls = 'on' in group_data/dify.py line 1: must be 'off', 'own', 'letsencrypt' or 'proxy'"),
+    (
+        'trusted_proxies = ["10.0.0.5", "10.0.0.1/24"]',
+        "trusted_proxies = ['10.0.0.5', '10.0.0.1/24'] in group_data/dify.py line 1: 10.0.0.1/24: must be an IP address or",
+    ),
+    (
+        'trusted_proxies = ["0.0.0.0/0"]',
+        "trusted_proxies = ['0.0.0.0/0'] in group_data/dify.py line 1: 0.0.0.0/0: would have anybody believed",
+    ),
+    ('public_url = "https://x.lan"\ntls = "proxy"', 'tls = "proxy": needs trusted_proxies, the addresses that'),
+    ('tls = "proxy"\ntrusted_proxies = ["10.0.0.5"]', 'tls = "proxy": needs public_url with https, as https://'),
+    (
+        'acme_server = "production"',
+        "acme_server = 'production' in group_data/dify.py line 1: must be letsencrypt, staging or",
+    ),
+    ("hsts = -1", "hsts = -1 in group_data/dify.py line 1: must be greater than or equal to 0"),
     ("dify_version = 1.11", "dify_version = 1.11 in group_data/dify.py line 1: must be a valid string"),
     ('dify_version = "1.11.5"', "dify_version = '1.11.5': no such release here; known: 1.11.4"),
     ('root = "opt/dify"', "root = 'opt/dify' in group_data/dify.py line 1: must be an absolute path"),
@@ -205,6 +241,10 @@ KNOBS: list[tuple[str, str]] = [
     (
         'docker_source = "apt"',
         "docker_source = 'apt' in group_data/dify.py line 1: must be 'distro', 'docker' or 'present'",
+    ),
+    (
+        'docker_repository_key = "9DC8 5822"',
+        "docker_repository_key = '9DC8 5822' in group_data/dify.py line 1: must be a fingerprint: 40 digits of 0-9 and A-F",
     ),
     (
         'docker_log_max_size = "50mb"',
@@ -236,6 +276,58 @@ KNOBS: list[tuple[str, str]] = [
     ),
     ('public_url = "dify.example.com"', "public_url"),
     ('public_url = "https://example.com/dify"', "public_url"),
+    ('secrets = "vault"', "secrets = 'vault' in group_data/dify.py line 1: must be 'host' or 'file'"),
+    (
+        'secrets = "file"',
+        'secrets in group_data/dify.py line 1: "file" needs age_identity, the file that your age key lies',
+    ),
+    ('\nage_identity = "k"', 'age_identity in group_data/dify.py line 2: nothing uses it while secrets = "host"; set'),
+    (
+        'age_identity = "AGE-SECRET-KEY-1QQ"',
+        "age_identity in group_data/dify.py line 1: must be the file that the key lies in, not the key itself",
+    ),
+    (
+        'age_recipients = ["age1abc", "me"]',
+        "age_recipients in group_data/dify.py line 1: must be public keys: age1... or the line of an SSH key",
+    ),
+    ('secrets_command = "vault"', 'secrets_command in group_data/dify.py line 1: must be {"read": ..., "write": ...}'),
+    ('secrets_command = {"read": "vault"}', "secrets_command in group_data/dify.py line 1: write is missing; both"),
+    (
+        'secrets_command = {"raed": "a", "write": "b"}',
+        "secrets_command in group_data/dify.py line 1: unknown key 'raed'; did you mean read?; read and write are all",
+    ),
+    (
+        'secrets_command = {"read": "a \'b", "write": "c"}',
+        "secrets_command in group_data/dify.py line 1: read: a quote in it is not closed",
+    ),
+    (
+        'secrets_command = {"read": [], "write": "c"}',
+        "secrets_command in group_data/dify.py line 1: read: must be a program and its arguments, as text or as a list",
+    ),
+    (
+        'ssrf_allow = ["10.0.0.5/8"]',
+        "ssrf_allow = ['10.0.0.5/8'] in group_data/dify.py line 1: '10.0.0.5/8': is no network: 10.0.0.0/8 or 10.0.0.5 is",
+    ),
+    (
+        'ssrf_allow = ["wiki:http"]',
+        "ssrf_allow = ['wiki:http'] in group_data/dify.py line 1: 'wiki:http': http is no port",
+    ),
+    (
+        "ssrf_connect_ports = [0]",
+        "ssrf_connect_ports = [0] in group_data/dify.py line 1: must be greater than or equal to 1",
+    ),
+    (
+        '\nssrf_allowed_domains = ["*.example.com"]',
+        "ssrf_allowed_domains = ['*.example.com'] in group_data/dify.py line 2: '*.example.com': must be a domain",
+    ),
+    (
+        'ssrf_upstream_proxy = "proxy.lan:3128"',
+        "ssrf_upstream_proxy = 'proxy.lan:3128' in group_data/dify.py line 1: must be http://host:port",
+    ),
+    (
+        'ssrf_upstream_proxy = "https://dify:geheim@proxy.lan:3128"',
+        "ssrf_upstream_proxy in group_data/dify.py line 1: must be http://host:port",
+    ),
     ('mode = "developer"', "mode = 'developer' in group_data/dify.py line 1: must be 'dify' or 'middleware'"),
     ('dify_versoin = "1.11.4"', "dify_versoin in group_data/dify.py line 1: unknown knob; did you mean dify_version?"),
     (

@@ -324,6 +324,7 @@ def test_a_file_with_a_secret_in_it_is_roots_alone(value: str) -> None:
     stack = stack_of({"SANDBOX_API_KEY": value})
     assert {path for path, file in stack.files.items() if file.mode == 0o600} == {
         ".env",
+        "ssrf_proxy/upstream.conf",
         "volumes/sandbox/conf/config.yaml",
     }
 

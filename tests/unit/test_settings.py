@@ -165,6 +165,7 @@ def test_an_unknown_setting_that_is_allowed_reaches_the_backend() -> None:
         ("registry_login", {"registry.lan": {"username": "me"}}),
         ("docker_source", "apt"),
         ("docker_repository", "download.docker.com"),
+        ("docker_repository_key", "0123 4567"),
         ("docker_log_max_size", "50mb"),
         ("docker_log_max_file", 0),
         ("docker_registry_mirrors", ["mirror.lan"]),
@@ -227,6 +228,14 @@ def test_a_file_that_nobody_reads_is_an_error(tmp_path: Path, path: str, line: s
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert refused(lambda: settings.check_names(tmp_path, ["dify"], ["web1"])) == [line]
+
+
+def test_a_file_for_a_connectors_group_is_none(tmp_path: Path) -> None:
+    """@vagrant is a group only while pyinfra's Vagrant connector is the inventory."""
+    for name in ("env/@vagrant.env", "group_data/@vagrant.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    settings.check_names(tmp_path, ["dify"], ["web1"])
 
 
 # --- No secret in an error ---

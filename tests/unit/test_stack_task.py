@@ -10,7 +10,7 @@ import pytest
 from pyinfra.api import DeployError
 
 from stack import settings
-from tasks import stack
+from tasks import firewall, stack, tls
 from tasks.commands import script
 from tests.unit.wanted import compose_of, knobs, run_sh, stack_of
 
@@ -117,6 +117,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What the step is asked for, with a host's knobs but no host."""
     found: list[dict[str, Any]] = []
     monkeypatch.setattr(stack, "knobs_of", lambda _: settings.read_knobs(knobs(project="2024", root="/opt/two")))
+    monkeypatch.setattr(firewall, "gone", lambda **_: None)
+    monkeypatch.setattr(tls, "unscheduled", lambda **_: None)
     monkeypatch.setattr(stack, "removed", lambda **arguments: found.append(arguments))
     return found
 
