@@ -58,10 +58,10 @@ if command -v docker >/dev/null; then
         compose=$(docker compose version --short 2>/dev/null)
     fi
     say compose "${compose#v}"
-    docker ps --filter "label=com.docker.compose.project=$project" --format '{{.Ports}}' 2>/dev/null |
-        tr ',' '\n' | sed -n 's/.*:\([0-9]*\)-\{0,1\}\([0-9]*\)->.*/\1 \2/p' | sort -u | while read -r first last; do
-        seq "$first" "${last:-$first}" | while read -r port; do say own_port "$port"; done
-    done
+    # As they were asked for: one that starts over and over publishes nothing at one moment, and its ports at the next.
+    docker ps --quiet --filter "label=com.docker.compose.project=$project" 2>/dev/null | xargs -r docker inspect --format \
+        '{{range .HostConfig.PortBindings}}{{range .}}{{.HostPort}}{{"\n"}}{{end}}{{end}}' 2>/dev/null | grep . | sort -u |
+        while read -r port; do say own_port "$port"; done
 fi
 test -z "${compose:-}" && command -v docker-compose >/dev/null && say compose_v1 "$(docker-compose version --short 2>/dev/null)"
 command -v curl >/dev/null && say curl yes

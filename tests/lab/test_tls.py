@@ -104,6 +104,15 @@ def test_a_reboot_brings_all_back(secured: Checkout, visitor: Visitor) -> None:
     assert sh(host, "systemctl is-enabled dify-certificates.timer") == "enabled"
 
 
+def test_a_lost_certificate_is_asked_for_anew(secured: Checkout, visitor: Visitor) -> None:
+    """nginx cannot start without the one that it shall serve."""
+    host, serial = secured.hosts[0], visitor.ask()[1]
+    sh(host, "rm -rf /opt/dify/volumes/certbot/conf/* && docker restart dify-nginx-1")
+    secured.deploy().ok().says(f"for a certificate for {NAME}: there is none")
+    status, new = visitor.ask()
+    assert (status, new != serial) == (200, True)
+
+
 def test_a_failed_renewal_leaves_https_as_it_is(secured: Checkout, authority: Authority, visitor: Visitor) -> None:
     host, serial = secured.hosts[0], visitor.ask()[1]
     authority.is_up(False)
