@@ -5,10 +5,10 @@ STAMP := .venv/.installed
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help deploy test lint unit lab-test docs bench lock clean
+.PHONY: help deploy test lint unit lab-images lab-test systems-test docs bench lock clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 $(STAMP): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
@@ -20,7 +20,10 @@ deploy: $(STAMP) ## Dify on the hosts of inventory.py; on a throw-away host of t
 	@$(BIN)/python -m lab up --unless-named-in inventory.py
 	$(BIN)/pyinfra inventory.py deploy.py -y
 
-test: lint unit lab-test ## everything: lint, types, unit tests, tests on lab hosts
+# Unit tests keep one processor busy; meanwhile another makes the images.
+test: lint ## everything that every change must pass: lint, types, unit tests, tests on lab hosts
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line unit lab-images
+	@$(MAKE) --no-print-directory lab-test
 
 lint: $(STAMP) ## style and types
 	$(BIN)/ruff check .
@@ -30,9 +33,16 @@ lint: $(STAMP) ## style and types
 unit: $(STAMP) ## unit tests: seconds, no Docker
 	$(BIN)/pytest tests/unit
 
-lab-test: $(STAMP) ## tests on real hosts: containers on this machine that boot systemd and sshd
+lab-images: $(STAMP)
 	$(BIN)/python -m lab images
-	$(BIN)/pytest tests/lab --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 15
+
+ON_HOSTS = $(BIN)/pytest tests/lab --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 30
+
+lab-test: lab-images ## tests on real hosts: containers on this machine that boot systemd and sshd
+	$(ON_HOSTS) -m "not systems"
+
+systems-test: lab-images ## the same on Debian 11, 12 and testing, and with Vagrant (its program too, if it is installed)
+	$(ON_HOSTS) -m systems
 
 docs: $(STAMP) ## write the pages of docs/ that are made from data
 	$(BIN)/python -m stack docs

@@ -16,6 +16,8 @@ from stack.docker import APT_KEY
 from tests.lab.checkout import Checkout, Run
 from tests.lab.containers import CORE, containers, get, reached, sh
 
+pytestmark = pytest.mark.systems
+
 SYSTEMS = ("debian11", "testing")
 PACKAGES = "dpkg-query --show docker-ce docker-ce-cli containerd.io docker-compose-plugin"
 SOURCES = "grep -rl docker-packages /etc/apt/sources.list /etc/apt/sources.list.d || true"

@@ -23,6 +23,8 @@ from tests.lab.checkout import REPOSITORY, Checkout, Run
 from tests.lab.containers import containers, reached, sh
 from tests.lab.test_systems import PACKAGES
 
+pytestmark = pytest.mark.systems
+
 needs_vagrant = pytest.mark.skipif(
     not shutil.which("vagrant"), reason="vagrant is not here: apt-get install vagrant-libvirt"
 )
