@@ -35,6 +35,13 @@ ADDRESSES = {
     "marketplace": [PUBLIC],
 }
 asked: Counter[str] = Counter()
+_saying = threading.Lock()
+
+
+def say(line: str) -> None:
+    """One line of output, whole, whoever else has something to say."""
+    with _saying:
+        print(line, flush=True)
 
 
 def addresses(name: str) -> list[str]:
@@ -59,7 +66,7 @@ def answer(packet: bytes) -> bytes:
     name, kind = ".".join(labels), struct.unpack(">H", packet[at + 1 : at + 3])[0]
     if labels[-1:] != [ZONE]:
         return forwarded(packet)
-    print(f"question {kind} {name}", flush=True)
+    say(f"question {kind} {name}")
     asked[name] += kind == 1
     records = [ip_address(one) for one in addresses(name)]
     wanted = [one.packed for one in records if (kind, one.version) in ((1, 4), (28, 6))]
@@ -87,13 +94,13 @@ def _reply(server: socket.socket, packet: bytes, where: tuple[str, int]) -> None
     try:
         server.sendto(answer(packet), where)
     except (OSError, IndexError) as error:
-        print(f"no answer: {error}", flush=True)
+        say(f"no answer: {error}")
 
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         here = self.connection.getsockname()
-        print(f"request {here[0]} {here[1]} {self.path}", flush=True)
+        say(f"request {here[0]} {here[1]} {self.path}")
         to = parse_qs(urlsplit(self.path).query).get("to")
         self.send_response(302 if to else 200)
         if to:
@@ -113,7 +120,7 @@ def main() -> None:
         for port in PORTS:
             server = ThreadingHTTPServer((address, port), Handler)
             threading.Thread(target=server.serve_forever, daemon=True).start()
-    print("listening", flush=True)
+    say("listening")
     names()
 
 

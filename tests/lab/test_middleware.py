@@ -169,7 +169,7 @@ def test_a_taken_port_is_refused_with_the_setting_that_moves_it(checkout: Checko
     checkout.deploy().refused("port 127.0.0.1:16379 is held by", "set EXPOSE_REDIS_PORT")
     assert containers(host) == before
     sh(host, "docker rm --force --volumes taken")
-    assert checkout.deploy().ok().changed == ["Configuration files", "Stack runs"]
+    assert checkout.deploy().ok().changed == ["Configuration files", "Firewall", "Stack runs"]
     assert "REDIS_PORT=16379" in sh(host, f"cat {ENV_FILE}")
     checkout.write(".env", "")
     checkout.deploy().ok()

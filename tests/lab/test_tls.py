@@ -249,5 +249,6 @@ def test_testssl_finds_nothing_serious(secured: Checkout, authority: Authority) 
     found = {one["id"]: one for one in json.loads(sh(scanner, "cat /tmp/report.json"))}
     done = {"TLS1_2", "TLS1_3", "cipherlist_NULL", "cert_trust", "heartbleed", "ROBOT", "secure_renego", "LUCKY13"}
     assert done <= found.keys(), found.keys()
-    serious = {name: one["finding"] for name, one in found.items() if one["severity"] in ("HIGH", "CRITICAL", "FATAL")}
-    assert serious == {}
+    lesser, serious = ("LOW", "MEDIUM", "WARN"), ("HIGH", "CRITICAL", "FATAL")
+    print("lesser:", {name: one["finding"] for name, one in found.items() if one["severity"] in lesser})
+    assert {name: one["finding"] for name, one in found.items() if one["severity"] in serious} == {}
