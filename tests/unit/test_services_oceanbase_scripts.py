@@ -51,7 +51,7 @@ def oceanbase(folder: Path, before: str) -> Image:
     image.program("obclient", CLIENT)
     image.program(
         "boot",
-        'env | grep ^OB_ >"$NOTES/environment"; echo starting; echo "boot success!"; echo after; exit "${CODE:-0}"',
+        'env | grep ^OB_ >"$NOTES/environment"; echo starting; echo "${SAID:-boot success!}"; echo after; exit "${CODE:-0}"',
     )
     return image
 
@@ -71,6 +71,12 @@ def test_oceanbase_gets_any_password_and_its_databases(tmp_path: Path, password:
     assert password not in image.notes("arguments") + done.stdout + done.stderr
     assert image.run("healthy.sh", OB_TENANT_PASSWORD=password).returncode == 0
     assert image.run("healthy.sh", OB_TENANT_PASSWORD="other").returncode == 1
+
+
+def test_its_last_words_count_within_a_line_of_the_server_too(tmp_path: Path) -> None:
+    image = oceanbase(tmp_path, before="mine")
+    image.run("start.sh", OB_TENANT_PASSWORD="mine", DATABASES="test", SAID="(This connecboot success!")
+    assert image.ready
 
 
 def test_oceanbase_that_has_its_password_keeps_it(tmp_path: Path) -> None:
