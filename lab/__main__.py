@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import runpy
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
-from lab import build, engine, home, hosts, network, registry, repository
+from lab import build, engine, home, hosts, network, registry, repository, vm
 from lab.home import LabError
-from lab.progress import bad, good, parallel_step, seconds, table
+from lab.progress import bad, good, parallel_step, seconds, step, table
 
 _ABOUT = """\
-Throw-away hosts on this machine to deploy Dify to: containers that boot systemd and sshd and are reached by SSH,
-a registry on their network, and the images that they pull from it."""
+Throw-away hosts on this machine to deploy Dify to: containers that boot systemd and sshd, or virtual machines, reached
+by SSH; a registry on their network, and the images that they pull from it."""
 
 _EXAMPLES = """\
 examples:
   python -m lab up                      one Debian 13 host, dify-1
   python -m lab up --hosts 3            have dify-1, dify-2 and dify-3; those that run stay as they are
   python -m lab up --system debian12    a Debian 12 host, and a stand-in of Docker's repository for it
+  python -m lab up --vm --hosts 2       virtual machines, with kernels of their own (QEMU; emulated where KVM does not work)
+  python -m lab snapshot dify-1 bare    keep a virtual machine as it is now; `revert dify-1 bare` brings that back
   python -m lab ssh dify-1              log in as root (ops@dify-1: a user with sudo)
   python -m lab ssh dify-1 docker ps    run one command
   python -m lab down                    remove everything, images included
@@ -47,6 +50,8 @@ def parser() -> argparse.ArgumentParser:
     _down_arguments(commands.add_parser("down", help="remove all of it; stop the engine if the lab started it"))
     commands.add_parser("status", help="engine, registry, images and hosts").set_defaults(action=_status)
     _ssh_arguments(commands.add_parser("ssh", help="log in to a host, or run one command there"))
+    _snapshot_arguments(commands.add_parser("snapshot", help="keep disk and memory of a virtual machine"), _snapshot)
+    _snapshot_arguments(commands.add_parser("revert", help="make it again what it was then"), _revert)
     images = commands.add_parser("images", help="build the images that have changed and push them")
     images.set_defaults(action=_images)
     return top
@@ -56,6 +61,9 @@ def _up_arguments(up: argparse.ArgumentParser) -> None:
     up.add_argument("--hosts", type=_count, default=1, metavar="N", help="how many: dify-1 to dify-N (default 1)")
     system = up.add_argument("--system", choices=hosts.SUITES, default="debian13")
     system.help = "what the hosts are: debian11, debian12, debian13 (default) or testing"
+    up.add_argument(
+        "--vm", action="store_true", help="virtual machines instead of containers: 4 GiB, 2 processors each"
+    )
     choice = up.add_argument("--images", choices=["lab", "upstream"], default="lab")
     choice.help = "lab (default): built here, stand-ins among them; upstream: the real ones, pulled from the internet"
     up.add_argument(
@@ -73,6 +81,18 @@ def _ssh_arguments(ssh: argparse.ArgumentParser) -> None:
     ssh.add_argument("host", metavar="[USER@]HOST")
     ssh.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND")
     ssh.set_defaults(action=_ssh)
+
+
+def _snapshot_arguments(command: argparse.ArgumentParser, action: Callable[[argparse.Namespace], None]) -> None:
+    command.add_argument("host", metavar="HOST")
+    command.add_argument("name", type=_word, metavar="NAME")
+    command.set_defaults(action=action)
+
+
+def _word(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z][\w-]*", text):
+        raise argparse.ArgumentTypeError(f"{text} is not a name: a letter, then letters, digits, dashes")
+    return text
 
 
 def _count(text: str) -> int:
@@ -107,8 +127,8 @@ def _up(chosen: argparse.Namespace) -> None:
     names = [f"dify-{number}" for number in range(1, chosen.hosts + 1)]
     for host in hosts.hosts() if engine.answers() else []:
         if host.name in names:
-            hosts.demand(host, suite, chosen.images)
-    hosts.prepare(suite)
+            hosts.demand(host, suite, chosen.images, chosen.vm)
+    hosts.prepare(suite, chosen.vm)
     if chosen.images == "lab":
         build.publish()
     with ThreadPoolExecutor(4) as pool:
@@ -133,7 +153,7 @@ def _create(name: str, chosen: argparse.Namespace) -> None:
     there = hosts.find(name)
     quiet = there and there.state == "running"
     with nullcontext() if quiet else parallel_step(f"host {name}: boot {chosen.system}"):
-        hosts.create(name, suite=hosts.SUITES[chosen.system], images=chosen.images)
+        hosts.create(name, suite=hosts.SUITES[chosen.system], images=chosen.images, virtual=chosen.vm)
 
 
 def _down(chosen: argparse.Namespace) -> None:
@@ -147,7 +167,7 @@ def _down(chosen: argparse.Namespace) -> None:
         if not chosen.keep_images and not engine.own():
             build.remove_images()
     engine.down()
-    home.release(home.HOME, keep=["engine"] if chosen.keep_images else [])
+    home.release(home.HOME, keep=["engine", "disks"] if chosen.keep_images else [])
     print("The lab is down.")
 
 
@@ -188,7 +208,8 @@ def _print_hosts() -> None:
 
 def _host_row(host: hosts.Host) -> tuple[str, ...]:
     state = good(host.state) if host.state == "running" else bad(host.state)
-    return host.name, state, host.system, host.address, f"ssh 127.0.0.1:{host.ssh_port}", f"images: {host.images}"
+    kind = {"": "container", "kvm": "virtual machine", "tcg": "virtual machine, emulated"}[host.accelerator]
+    return host.name, state, host.system, kind, host.address, f"ssh 127.0.0.1:{host.ssh_port}", f"images: {host.images}"
 
 
 def _ssh(chosen: argparse.Namespace) -> None:
@@ -196,6 +217,16 @@ def _ssh(chosen: argparse.Namespace) -> None:
     command = ["--", *chosen.words] if chosen.words else []
     words = hosts.get(name).ssh(*command, user=user or "root")
     os.execvp(words[0], words)
+
+
+def _snapshot(chosen: argparse.Namespace) -> None:
+    with step(f"snapshot {chosen.name} of {chosen.host}"):
+        vm.snapshot(hosts.get(chosen.host), chosen.name)
+
+
+def _revert(chosen: argparse.Namespace) -> None:
+    with step(f"{chosen.host}: back to {chosen.name}"):
+        vm.revert(hosts.get(chosen.host), chosen.name)
 
 
 def _images(_: argparse.Namespace) -> None:

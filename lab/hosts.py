@@ -1,4 +1,4 @@
-"""Throw-away hosts: containers that boot systemd and sshd, reached by SSH on 127.0.0.1.
+"""Throw-away hosts: containers that boot systemd and sshd, or virtual machines; reached by SSH on 127.0.0.1.
 
 The engine's containers with the label `dify.lab=host` are the only record of them.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab import engine, network, repository
+from lab import engine, network, repository, vm
 from lab.home import KEY, KNOWN_HOSTS, LabError, lock
 
 #: The systems that hosts can be, as people call them -> Debian's suite.
@@ -44,6 +44,7 @@ class Host:
     + images: `lab` (pulled from the lab's registry) or `upstream`
     + state: as Docker says it: running, exited, ...
     + privileged: whether it may do all that a machine may (else: `limits`)
+    + accelerator: of a virtual machine, `kvm` or `tcg`; empty for a container, which shares this machine's kernel
     """
 
     name: str
@@ -54,6 +55,7 @@ class Host:
     images: str
     state: str
     privileged: bool
+    accelerator: str = ""
 
     @property
     def address6(self) -> str:
@@ -125,6 +127,7 @@ def _host(container: dict[str, Any]) -> Host:
         images=labels["dify.lab.images"],
         state=container["State"],
         privileged=labels.get("dify.lab.privileged") == "True",
+        accelerator=labels.get("dify.lab.accelerator", ""),
     )
 
 
@@ -140,6 +143,7 @@ def create(
     *,
     suite: str = "trixie",
     images: str = "lab",
+    virtual: bool = False,
     memory: str | None = None,
     cpus: int | None = None,
     options: Sequence[str] = (),
@@ -148,34 +152,51 @@ def create(
 
     + suite: Debian's code name
     + images: `lab` or `upstream`: where its images will come from, for the inventory
+    + virtual: a virtual machine instead of a container
     + memory: as Docker writes it, such as `2g`; /proc/meminfo shows it too
-    + cpus: how many of this machine's processors it sees by `nproc`
+    + cpus: how many processors it has; of a container: how many of this machine's it sees by `nproc`
     + options: more arguments for `docker run`
     """
     if not re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", name):
         raise LabError(f"{name} is not a host name: lower case letters, digits and dashes")
     if there := find(name) if engine.answers() else None:
-        demand(there, suite, images)
+        demand(there, suite, images, virtual)
         return there if there.state == "running" else start(name)
-    image = prepare(suite)
-    isolation = _isolation(image)
+    image = prepare(suite, virtual)
     labels = {"dify.lab": "host", "dify.lab.host": name, "dify.lab.suite": suite, "dify.lab.images": images}
-    labels["dify.lab.privileged"] = str("--privileged" in isolation)
-    words = [*isolation, *_limits(memory, cpus), *options]
-    _run_in_free_slot(name, labels, words, image)
+    if virtual:
+        own, words = _as_machine(suite, memory, cpus)
+    else:
+        own, words = _as_container(image, memory, cpus)
+    _run_in_free_slot(name, labels | own, [*options, *words])
     return _wait(name)
 
 
-def demand(host: Host, suite: str, images: str) -> None:
+def _as_machine(suite: str, memory: str | None, cpus: int | None) -> tuple[dict[str, str], list[str]]:
+    """The labels and the arguments of `docker run` for a virtual machine."""
+    _have_key()
+    accelerator = vm.accelerator(suite)
+    words = vm.words(suite, accelerator, memory or vm.MEMORY, cpus or vm.PROCESSORS)
+    return {"dify.lab.accelerator": accelerator, "dify.lab.privileged": "True"}, words
+
+
+def _as_container(image: str, memory: str | None, cpus: int | None) -> tuple[dict[str, str], list[str]]:
+    isolation = _isolation(image)
+    words = [*_boots_systemd(), *isolation, *_limits(memory, cpus), image]
+    return {"dify.lab.privileged": str("--privileged" in isolation)}, words
+
+
+def demand(host: Host, suite: str, images: str, virtual: bool = False) -> None:
     """A host that is there already must be the one that is asked for."""
-    if (host.suite, host.images) != (suite, images):
+    if (host.suite, host.images, bool(host.accelerator)) != (suite, images, virtual):
+        kind = " --vm" if host.accelerator else ""
         raise LabError(
-            f"{host.name} is there already, with --system {host.system} --images {host.images}: "
+            f"{host.name} is there already, with --system {host.system} --images {host.images}{kind}: "
             "first python -m lab down --keep-images"
         )
 
 
-def prepare(suite: str) -> str:
+def prepare(suite: str, virtual: bool = False) -> str:
     """Have all that a host of this suite needs; the name of its image."""
     from lab import build  # only here: inventory.py imports this module on every pyinfra run
 
@@ -183,20 +204,22 @@ def prepare(suite: str) -> str:
     image = f"dify-lab/host:{suite}"
     with lock(f"host-{suite}"):
         build.ensure(build.Plan(_FOLDER, image, {"SUITE": suite}))
+    if virtual:
+        vm.prepare(suite)
     network.up()
     if suite in repository.SUITES:
         repository.up()
     return image
 
 
-def _run_in_free_slot(name: str, labels: dict[str, str], words: list[str], image: str) -> None:
+def _run_in_free_slot(name: str, labels: dict[str, str], words: list[str]) -> None:
     """A slot is an SSH port and the address that goes with it. Another process may take it first: then the next."""
     net = network.subnet()
     for slot in _free_slots(name):
         port, address = _FIRST_SSH_PORT + slot, str(net[256 + slot])
         own = {**labels, "dify.lab.ssh-port": str(port), "dify.lab.address": address}
         place = ["--publish", f"127.0.0.1:{port}:22", "--network", network.NAME, "--ip", address]
-        done = engine.docker("run", *_common(name, own), *place, *words, image, check=False)
+        done = engine.docker("run", *_common(name, own), *place, *words, check=False)
         if done.returncode == 0:
             return
         if "is already in use by container" not in done.stderr:
@@ -224,12 +247,15 @@ def _listening(port: int) -> bool:
 def _common(name: str, labels: dict[str, str]) -> list[str]:
     words = ["--detach", "--name", name, "--hostname", name]
     words += [word for key, value in labels.items() for word in ("--label", f"{key}={value}")]
-    words += ["--env", "container=docker", "--env", f"LAB_AUTHORIZED_KEY={_public_key()}"]
-    words += ["--tmpfs", "/run", "--tmpfs", "/tmp:exec", "--cgroupns", "private"]
-    # overlay2 on overlay2 does not work, so the engine inside keeps its data on this machine's own file system.
-    words += ["--volume", "/var/lib/docker", "--volume", "/var/lib/containerd"]
     # `reboot` inside ends the container with an error: it comes back, as a machine does. `stop` keeps it off.
     return [*words, "--restart", "on-failure"]
+
+
+def _boots_systemd() -> list[str]:
+    words = ["--env", "container=docker", "--env", f"LAB_AUTHORIZED_KEY={_public_key()}"]
+    words += ["--tmpfs", "/run", "--tmpfs", "/tmp:exec", "--cgroupns", "private"]
+    # overlay2 on overlay2 does not work, so the engine inside keeps its data on this machine's own file system.
+    return [*words, "--volume", "/var/lib/docker", "--volume", "/var/lib/containerd"]
 
 
 def _limits(memory: str | None, cpus: int | None) -> list[str]:
@@ -255,7 +281,7 @@ def _isolation(image: str) -> list[str]:
 
 def _can_be_privileged(image: str) -> bool:
     """Not where this machine itself lacks a capability. A host that is there knows, else one try tells (0.4 s)."""
-    if known := hosts():
+    if known := [host for host in hosts() if not host.accelerator]:
         return known[0].privileged
     done = engine.docker("run", "--rm", "--privileged", "--network", "none", image, "true", check=False)
     return done.returncode == 0
@@ -270,6 +296,10 @@ def unprivileged() -> list[str]:
 
 def limits(host: Host) -> str | None:
     """What a host cannot do where the lab runs here, in one line."""
+    if host.accelerator == "tcg":
+        return (
+            "no KVM works here, so processors of virtual machines are emulated: a deployment takes minutes, not seconds"
+        )
     if host.privileged:
         return None
     return (
@@ -278,11 +308,15 @@ def limits(host: Host) -> str | None:
     )
 
 
-def _public_key() -> str:
+def _have_key() -> None:
     with lock("key"):
         if not KEY.exists():
             words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "dify-lab", "-f", str(KEY)]
             subprocess.run(words, check=True)
+
+
+def _public_key() -> str:
+    _have_key()
     return KEY.with_suffix(".pub").read_text().strip()
 
 
@@ -291,12 +325,13 @@ def _public_key() -> str:
 
 def _wait(name: str) -> Host:
     """Until sshd answers, its keys are noted and systemd has finished the boot."""
-    deadline = time.monotonic() + _PATIENCE
+    started = time.monotonic()
     while True:
         host = get(name)
+        patience = vm.PATIENCE if host.accelerator else _PATIENCE
         if host.state == "running" and _greets(host.ssh_port):
             break
-        if host.state in ("exited", "restarting") or time.monotonic() > deadline:
+        if host.state in ("exited", "restarting") or time.monotonic() > started + patience:
             log = engine.docker("logs", "--tail", "5", name, check=False)
             raise LabError(
                 f"host {name} does not boot: {engine.last_line(log.stdout + log.stderr)} (docker logs {name})"
@@ -316,15 +351,20 @@ def _greets(port: int) -> bool:
 
 def _note_host_keys(host: Host) -> None:
     """One file a host, read through the engine, which cannot be somebody else's sshd."""
-    keys = engine.docker("exec", host.name, "sh", "-c", "cat /etc/ssh/ssh_host_*_key.pub").stdout
-    lines = [f"[127.0.0.1]:{host.ssh_port} {' '.join(key.split()[:2])}\n" for key in keys.splitlines()]
+    if host.accelerator:
+        keys = vm.host_keys(host.name)
+    else:
+        keys = engine.docker("exec", host.name, "sh", "-c", "cat /etc/ssh/ssh_host_*_key.pub").stdout.splitlines()
+    lines = [f"[127.0.0.1]:{host.ssh_port} {' '.join(key.split()[:2])}\n" for key in keys]
     KNOWN_HOSTS.mkdir(parents=True, exist_ok=True)
     host.known_hosts.write_text("".join(lines))
 
 
 def stop(name: str, *, power_cut: bool = False) -> None:
     """Shut a host down; with `power_cut`, as if its power went."""
-    engine.docker("kill" if power_cut else "stop", *([] if power_cut else ["--time", "60"]), get(name).name)
+    host = get(name)
+    patience = vm.SHUTDOWN if host.accelerator else 60
+    engine.docker("kill" if power_cut else "stop", *([] if power_cut else ["--time", str(patience)]), host.name)
 
 
 def start(name: str) -> Host:
