@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help deploy test lint unit lab-images lab-test systems-test docs bench lock clean
+.PHONY: help deploy test lint unit lab-images lab-test systems-test vm-test vm-test-short docs bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -39,10 +39,19 @@ lab-images: $(STAMP)
 ON_HOSTS = $(BIN)/pytest tests/lab --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 30
 
 lab-test: lab-images ## tests on real hosts: containers on this machine that boot systemd and sshd
-	$(ON_HOSTS) -m "not systems"
+	$(ON_HOSTS) -m "not systems and not vm"
 
 systems-test: lab-images ## the same on Debian 11, 12 and testing, and with Vagrant (its program too, if it is installed)
 	$(ON_HOSTS) -m systems
+
+# One machine after the other: emulated processors take all that there are.
+ON_MACHINES = $(BIN)/pytest tests/lab --durations 0
+
+vm-test: lab-images ## the same on virtual machines: reboots, power cuts, full disk, kernel limits, firewall
+	$(ON_MACHINES) -m vm
+
+vm-test-short: lab-images ## its beginning: one machine, from bare to answering, a second run, a reboot
+	$(ON_MACHINES) -m vm_short
 
 docs: $(STAMP) ## write the pages of docs/ that are made from data
 	$(BIN)/python -m stack docs

@@ -30,6 +30,7 @@ _MACHINE = "dify-lab/machine:latest"
 DISKS = HOME / "disks"
 #: Which accelerator works on this machine; tried once.
 _ACCELERATOR = HOME / "accelerator"
+_KVM = Path("/dev/kvm")
 #: Seconds for a boot; emulated, 25 are usual, and many times that beside other work.
 PATIENCE = 600
 #: Seconds for an orderly shutdown with containers.
@@ -103,7 +104,7 @@ def _container(suite: str) -> Iterator[str]:
 def accelerator(suite: str) -> str:
     """`kvm` where it runs the kernel of this suite's disk, else `tcg`, which is emulation."""
     if not _ACCELERATOR.exists():
-        _ACCELERATOR.write_text("kvm" if Path("/dev/kvm").exists() and _boots_with_kvm(suite) else "tcg")
+        _ACCELERATOR.write_text("kvm" if _KVM.exists() and _boots_with_kvm(suite) else "tcg")
     return _ACCELERATOR.read_text()
 
 

@@ -63,6 +63,19 @@ def get(host: Host, path: str, port: int = 80) -> tuple[int, str]:
         return error.code, error.read().decode()
 
 
+def answers_within(host: Host, patience: float) -> bool:
+    """Whether Dify answers before so many seconds are over."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        try:
+            if get(host, "/console/api/setup")[0] == 200:
+                return True
+        except OSError:
+            pass
+        time.sleep(1)
+    return False
+
+
 def reached(host: Host, patience: float = 60, port: int = 80) -> dict[str, Any]:
     """What the stand-in for the api says it reached with the settings it got; everything must be well.
 

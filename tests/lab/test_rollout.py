@@ -9,7 +9,7 @@ import pytest
 from lab import hosts
 from lab.hosts import Host
 from tests.lab.checkout import Checkout
-from tests.lab.containers import CORE, containers, get, reached, replaced, secrets_of, sh, sql
+from tests.lab.containers import CORE, answers_within, containers, get, reached, replaced, secrets_of, sh, sql
 
 FIRST_STEPS = ["Docker runs", "Data folders", "Images", "Configuration files", "Database schema", "Stack runs"]
 
@@ -167,7 +167,7 @@ def test_a_failing_migration_leaves_the_old_release_answering(checkout: Checkout
     run.failed("the migration failed", old)
     assert sql(host, "select version_num from alembic_version") == old
     assert {name: id for name, (id, _) in containers(host).items()} == {name: id for name, (id, _) in before.items()}
-    assert _answers_within(host, 60)
+    assert answers_within(host, 60)
     assert not any(secret in run.output for secret in secrets_of(host).values())
     checkout.deploy().ok()
     reached(host)
@@ -233,21 +233,6 @@ def test_the_rendering_without_a_host_is_what_the_host_got(checkout: Checkout, h
 
 def test_everything_comes_back_by_itself_after_a_reboot(checkout: Checkout, host: Host) -> None:
     hosts.reboot(host.name)
-    assert _answers_within(host, 120)
+    assert answers_within(host, 120)
     assert checkout.deploy().ok().changed == []
     reached(host)
-
-
-def _answers_within(host: Host, patience: float) -> bool:
-    """Whether Dify answers before so many seconds are over."""
-    import time
-
-    deadline = time.monotonic() + patience
-    while time.monotonic() < deadline:
-        try:
-            if get(host, "/console/api/setup")[0] == 200:
-                return True
-        except OSError:
-            pass
-        time.sleep(1)
-    return False
