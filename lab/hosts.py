@@ -174,9 +174,8 @@ def create(
 
 def _as_machine(suite: str, memory: str | None, cpus: int | None) -> tuple[dict[str, str], list[str]]:
     """The labels and the arguments of `docker run` for a virtual machine."""
-    _have_key()
     accelerator = vm.accelerator(suite)
-    words = vm.words(suite, accelerator, memory or vm.MEMORY, cpus or vm.PROCESSORS)
+    words = vm.words(suite, accelerator, _public_key(), memory or vm.MEMORY, cpus or vm.PROCESSORS)
     return {"dify.lab.accelerator": accelerator, "dify.lab.privileged": "True"}, words
 
 
@@ -308,15 +307,11 @@ def limits(host: Host) -> str | None:
     )
 
 
-def _have_key() -> None:
+def _public_key() -> str:
     with lock("key"):
         if not KEY.exists():
             words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "dify-lab", "-f", str(KEY)]
             subprocess.run(words, check=True)
-
-
-def _public_key() -> str:
-    _have_key()
     return KEY.with_suffix(".pub").read_text().strip()
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from lab import engine
-from lab.home import HOME, KEY, LabError, lock
+from lab.home import HOME, LabError, lock
 from lab.progress import step
 
 if TYPE_CHECKING:
@@ -68,10 +68,12 @@ def disk(suite: str) -> Path:
 
 
 def _make_disk(suite: str) -> None:
+    used = _used_disks()
     for old in DISKS.glob(f"{suite}-*"):
-        shutil.rmtree(old)  # a machine that still has it open goes on
+        if str(old) not in used:
+            shutil.rmtree(old)
     folder = disk(suite)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     with _container(suite) as container:
         for name in ("vmlinuz", "initrd.img"):
             engine.docker("cp", "--follow-link", f"{container}:/{name}", str(folder / name))
@@ -89,6 +91,12 @@ def _make_disk(suite: str) -> None:
         raise LabError(f"disk of {suite}: {engine.last_line(done.stderr)}")
 
 
+def _used_disks() -> set[str]:
+    """The folders that machines have their disks on, also those that are off."""
+    containers = engine.get("/containers/json", all="1", filters={"label": ["dify.lab=host"]})
+    return {mount["Source"] for container in containers for mount in container["Mounts"]}
+
+
 @contextmanager
 def _container(suite: str) -> Iterator[str]:
     container = engine.docker("create", disk_image(suite)).stdout.strip()
@@ -103,9 +111,10 @@ def _container(suite: str) -> Iterator[str]:
 
 def accelerator(suite: str) -> str:
     """`kvm` where it runs the kernel of this suite's disk, else `tcg`, which is emulation."""
-    if not _ACCELERATOR.exists():
-        _ACCELERATOR.write_text("kvm" if _KVM.exists() and _boots_with_kvm(suite) else "tcg")
-    return _ACCELERATOR.read_text()
+    with lock("accelerator"):
+        if not _ACCELERATOR.exists():
+            _ACCELERATOR.write_text("kvm" if _KVM.exists() and _boots_with_kvm(suite) else "tcg")
+        return _ACCELERATOR.read_text()
 
 
 def _boots_with_kvm(suite: str) -> bool:
@@ -121,22 +130,19 @@ def _boots_with_kvm(suite: str) -> bool:
     return "Linux version" in done.stdout
 
 
-def words(suite: str, accelerator: str, memory: str, processors: int) -> list[str]:
+def words(suite: str, accelerator: str, key: str, memory: str, processors: int) -> list[str]:
     """The arguments of `docker run` that make a container a virtual machine.
 
+    + key: the public one that may log in, as OpenSSH writes it
     + memory: as QEMU writes it, such as `4g`
     """
     found = ["--cap-add", "NET_ADMIN", "--device", "/dev/net/tun"]
     found += ["--device", "/dev/kvm"] if accelerator == "kvm" else []
     # What the machine writes is gone with it; what lies below belongs to all of them.
     found += ["--volume", "/machine", "--volume", f"{disk(suite)}:/system:ro"]
-    own = {"ACCELERATOR": accelerator, "MEMORY": memory, "PROCESSORS": str(processors), "KEY": _public_key()}
+    own = {"ACCELERATOR": accelerator, "MEMORY": memory, "PROCESSORS": str(processors), "KEY": key.split()[1]}
     found += [word for name, value in own.items() for word in ("--env", f"LAB_{name}={value}")]
     return [*found, _MACHINE]
-
-
-def _public_key() -> str:
-    return KEY.with_suffix(".pub").read_text().split()[1]
 
 
 def host_keys(name: str) -> list[str]:
