@@ -12,7 +12,7 @@ from lab import hosts
 from lab.hosts import Host
 from tests.lab.checkout import Checkout, Run
 from tests.lab.containers import containers, reached, replaced, sh
-from tests.lab.scan import only_open, open_ports
+from tests.lab.scan import SSH, only_open, open_ports
 
 # Somebody's own container, published without a thought on every address: TCP with an answer, UDP with an echo.
 PLANTED = (9200, "9300/udp")
@@ -128,15 +128,34 @@ def test_it_is_there_after_a_reboot(checkout: Checkout, first: Run, host: Host) 
     assert checkout.deploy().ok().changed == []
 
 
-def test_what_somebody_starts_later_is_closed_too(first: Run, host: Host) -> None:
+def plant(host: Host, name: str, *places: str) -> None:
+    """Start another container of somebody else's, published at these places."""
     image = sh(host, "docker inspect --format '{{.Config.Image}}' dify-api-1")
+    publish = " ".join(f"--publish '{place}:9200'" for place in places)
     sh(
         host,
-        "docker run --detach --name later --publish 9400:9200 --volume /srv:/planted:ro "
+        f"docker run --detach --name {name} {publish} --volume /srv:/planted:ro "
         f"--entrypoint python3 {image} /planted/serve.py",
     )
+
+
+def test_what_somebody_starts_later_is_closed_too(first: Run, host: Host) -> None:
+    plant(host, "later", "9400")
     within(60, lambda: only_open(host, 80, "15003/tcp4"))
     sh(host, "docker rm --force later")
+
+
+def test_sshd_at_another_address_of_a_containers_port_stays_open(first: Run, host: Host) -> None:
+    plant(host, "beside", "[::1]:2222", f"[{host.address6}]:2223")
+    sshd = f"/usr/sbin/sshd -D -o PidFile=none -o 'ListenAddress=[{host.address6}]:2222'"
+    sh(host, f"systemd-run --unit beside {sshd}")
+
+    def is_right() -> None:
+        assert open_ports(host)[host.address6] == {SSH, "80/tcp", "2222/tcp"}
+
+    within(60, is_right)
+    assert f"-d {host.address6}/128 -p tcp -m tcp --dport 2223 -j DROP" in sh(host, "ip6tables-save --table mangle")
+    sh(host, "systemctl stop beside && docker rm --force beside")
 
 
 def test_rules_that_somebody_took_away_come_back(checkout: Checkout, first: Run, host: Host) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -37,12 +38,29 @@ def host(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def program(host: Path, verb: str) -> list[str]:
-    """What the stand-ins were asked and given; the program must succeed."""
+def run(host: Path, verb: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run the program with the folder in place of its own."""
     text = PROGRAM.replace("/etc/dify-firewall", f"{host}/lists").replace("/run/", f"{host}/")
     text = text.replace("/var/lib/", f"{host}/").replace("/proc/sys/net/ipv6", str(host))
-    run_sh(f"set -- {verb}\n{text}", path=host / "bin")
+    return run_sh(f"set -- {verb}\n{text}", path=host / "bin", check=check)
+
+
+def program(host: Path, verb: str) -> list[str]:
+    """What the stand-ins were asked and given; the program must succeed."""
+    run(host, verb)
     return (host / "said").read_text().splitlines()
+
+
+def docker_says(host: Path, running: str, published: str, status: int = 0) -> None:
+    """What docker ps and docker inspect answer, and what the latter ends with."""
+    body = f'case "$1" in ps) echo "{running}" ;; inspect) printf "%b" "{published}"; exit {status} ;; esac'
+    (host / "bin/docker").write_text(f"#!/bin/sh\n{body}\n")
+
+
+def closed(said: list[str]) -> list[str]:
+    """What is closed of the host's own IPv6."""
+    lines = [line for line in rules(said, 6, "mangle") if line.endswith("-j DROP")]
+    return [line.removeprefix("-A DIFY-FIREWALL ").removesuffix(" -j DROP") for line in lines]
 
 
 def rules(said: list[str], family: int, table: str) -> list[str]:
@@ -103,6 +121,35 @@ def test_before_docker_is_up_the_last_known_ports_are_closed(host: Path) -> None
     (host / "bin/systemctl").write_text("#!/bin/sh\nexit 3\n")
     (host / "bin/docker").write_text("#!/bin/sh\necho asked >&2\nsleep 60\n")
     assert "-A DIFY-FIREWALL -p tcp --dport 9300 -j DROP" in rules(program(host, "set"), 6, "mangle")
+
+
+def test_a_port_is_closed_at_the_address_that_docker_publishes_and_nowhere_else(host: Path) -> None:
+    """sshd may listen at the same port of another address."""
+    docker_says(host, "one", "2001:db8::2 22 22/tcp\\n::1 2222 22/tcp\\n:: 9200 80/tcp\\n127.0.0.1 80 80/tcp\\n")
+    assert closed(program(host, "set")) == ["-p tcp -d 2001:db8::2 --dport 22", "-p tcp --dport 9200"]
+
+
+@pytest.mark.parametrize(
+    ("published", "status", "wanted"),
+    [
+        ("", 124, ["-p tcp --dport 9300"]),
+        # A container that went meanwhile: of the others it tells.
+        (":: 9200 80/tcp\\n", 1, ["-p tcp --dport 9200", "-p tcp --dport 9300"]),
+        ("\\n", 0, []),
+    ],
+)
+def test_a_docker_that_says_less_than_there_is_opens_nothing(
+    host: Path, published: str, status: int, wanted: list[str]
+) -> None:
+    (host / "dify-firewall.published6").write_text("tcp 9300 -\n")
+    docker_says(host, "one", published, status)
+    assert closed(program(host, "set")) == wanted
+
+
+def test_without_containers_nothing_is_closed(host: Path) -> None:
+    (host / "dify-firewall.published6").write_text("tcp 9300 -\n")
+    docker_says(host, "", "", 1)
+    assert closed(program(host, "set")) == []
 
 
 def test_a_kernel_without_ipv6_has_no_such_rules(host: Path) -> None:
