@@ -37,8 +37,14 @@ test -e "$drop_in" && echo "drop_in $(sha256sum < "$drop_in" | cut -d' ' -f1)"
 true
 """
 
-# The inventory may name one machine twice, and both names come here at once.
-ALONE = "exec 9>/run/lock/dify-docker; flock 9\n"
+# The inventory may name one machine twice, and both names come here at once. Others may neither make the lock, as in /run/lock,
+# nor read it: whoever can read a lock can hold it for ever.
+ALONE = r"""
+(umask 077; : >>/run/dify-docker.lock); exec 9>/run/dify-docker.lock
+flock -w 600 9 || {
+    echo "Docker is being set up here by another run, for ten minutes now: deploy again when it is through." \
+        "lslocks shows which process holds /run/dify-docker.lock" >&2; exit 1; }
+"""
 # Staged beside the old one, checked by dockerd itself, then moved into place.
 PUT_DAEMON = r"""
 umask 022; mkdir -p /etc/docker; cat > "$file.new"

@@ -52,7 +52,7 @@ if test -n "$(ls "$lists")"; then
 else
     systemctl disable --quiet --now dify-firewall 2>/dev/null || true
     "$program" off
-    rm -f "$unit" "$program" /run/dify-firewall.lock; rmdir "$lists"; systemctl daemon-reload
+    rm -f "$unit" "$program" /run/dify-firewall.*; rmdir "$lists"; systemctl daemon-reload
 fi
 """
 

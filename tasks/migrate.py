@@ -59,8 +59,12 @@ ASK = {
 # The image's own `flask upgrade-db` ends with 0 whatever happened, so current and heads are compared.
 MIGRATE = r"""
 set -e; cd "$root"
-# A run whose controller died may still be at work here.
-exec 9>"/run/lock/$project-migration"; flock 9
+# A run whose controller died may still be at work here. Others may neither make the lock, as in /run/lock, nor read it:
+# whoever can read a lock can hold it for ever.
+lock=/run/$project-migration.lock; (umask 077; : >>"$lock"); exec 9>"$lock"
+flock -w 600 9 || {
+    echo "a migration of an earlier run is still at work here after ten minutes: deploy again when it is through." \
+        "lslocks shows which process holds $lock" >&2; exit 1; }
 compose_run() { docker compose run --rm --no-deps -T "$@"; }
 of() { docker ps --quiet --filter "label=com.docker.compose.project=$project" \
     --filter "label=com.docker.compose.service=$1" --filter label=com.docker.compose.oneoff=False $2; }

@@ -158,6 +158,12 @@ def test_sshd_at_another_address_of_a_containers_port_stays_open(first: Run, hos
     sh(host, "systemctl stop beside && docker rm --force beside")
 
 
+def test_no_other_user_can_hold_its_lock(first: Run, host: Host) -> None:
+    done = host.run("runuser -u nobody -- flock --nonblock /run/dify-firewall.alone echo held")
+    assert done.stdout == ""
+    assert "Permission denied" in done.stderr
+
+
 def test_rules_that_somebody_took_away_come_back(checkout: Checkout, first: Run, host: Host) -> None:
     sh(
         host,

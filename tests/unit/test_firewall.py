@@ -152,6 +152,24 @@ def test_without_containers_nothing_is_closed(host: Path) -> None:
     assert closed(program(host, "set")) == []
 
 
+def test_nobody_else_can_hold_the_lock(host: Path) -> None:
+    """Whoever can read a file can lock it. What an older version left can be read by everybody."""
+    (host / "dify-firewall.lock").touch(mode=0o644)
+    tool = host / "bin/flock"
+    tool.write_text(f"#!/bin/sh\nreadlink /proc/$$/fd/9 > {host}/locked\n")
+    program(host, "set")
+    assert Path((host / "locked").read_text().strip()).stat().st_mode & 0o777 == 0o600
+
+
+def test_what_does_not_get_the_lock_says_so_and_changes_nothing(host: Path) -> None:
+    (host / "bin/flock").write_text('#!/bin/sh\ntest "$1" != -w\n')
+    done = run(host, "set", check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("dify-firewall: another one has been at work for a minute")
+    assert done.stderr.count("\n") == 1
+    assert not (host / "said").exists()
+
+
 def test_a_kernel_without_ipv6_has_no_such_rules(host: Path) -> None:
     (host / "lists/dify").write_text("tcp 80 - -\n")
     text = PROGRAM.replace("/proc/sys/net/ipv6", "/nowhere")
