@@ -158,12 +158,16 @@ def _take(found: Read, known: set[str], given: Iterable[Given]) -> None:
 
 def _from_data(found: Read, source: Source, folder: Path) -> Iterator[Given]:
     for name, value in source.values.items():
-        if not SETTING.fullmatch(name):
+        if not isinstance(name, str) or not SETTING.fullmatch(name):
             continue
         where = source.place(name, folder)
         if source.typed and is_secret(name):
             found.lines.append(
                 f"{where}: {name} is a secret, which everybody on this machine could read there; give it in env/"
+            )
+        elif isinstance(value, str) and not _encodes(value):
+            found.lines.append(
+                f"{where}: {name}: has a lone surrogate in it, which no file can hold; give it another value"
             )
         elif isinstance(value, bool):
             yield Given(name, str(value).lower(), where)
@@ -171,6 +175,14 @@ def _from_data(found: Read, source: Source, folder: Path) -> Iterator[Given]:
             yield Given(name, str(value), where)
         else:
             found.lines.append(f"{where}: {name}: must be text, a number, True or False, not {type(value).__name__}")
+
+
+def _encodes(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _from_file(found: Read, known: set[str], file: Path, folder: Path) -> Iterator[Given]:

@@ -308,7 +308,7 @@ def read_knobs(data: Mapping[str, Any], folder: Path = Path()) -> Knobs:
         f"{name} in {layers.place_of(data, name, folder)}: {said}" for name in data if (said := _no_knob(name, known))
     ]
     try:
-        knobs = Knobs.model_validate(dict(data))
+        knobs = Knobs.model_validate({name: value for name, value in data.items() if isinstance(name, str)})
     except ValidationError as error:
         # A knob that may be of several types fails for each of them: the last that is not a mere "no dictionary" says most.
         errors = sorted(error.errors(), key=lambda wrong: wrong["type"] != "dict_type")
@@ -322,8 +322,10 @@ def read_knobs(data: Mapping[str, Any], folder: Path = Path()) -> Knobs:
     return knobs
 
 
-def _no_knob(name: str, known: Iterable[str]) -> str:
+def _no_knob(name: object, known: Iterable[str]) -> str:
     """What is wrong with a name that looks like a knob and is none; what looks like nothing of ours is the operator's."""
+    if not isinstance(name, str):
+        return "the name of a knob or setting must be text"
     if name in known or SETTING.fullmatch(name) or FOREIGN_DATA.match(name):
         return ""
     if name.upper() in types.declared():

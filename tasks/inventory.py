@@ -23,6 +23,8 @@ from stack.checks import check
 from stack.errors import InvalidError, nearest
 from stack.layers import Data, Source
 
+SHAPE = 'a group is a list of hosts, or (hosts, {data}); a host is "name" or ("name", {data})'
+
 
 def _arguments() -> dict[str, Any]:
     """What was typed; empty when pyinfra is not run from its command line."""
@@ -105,25 +107,57 @@ def read(file: Path, typed: Iterable[str] = ()) -> dict[str, tuple[Data, list[st
     """
     if not file.is_file():
         raise InvalidError(f"no inventory file {file}")
+    _refuse_unreadable(file)
     ctx_state.set(State())  # where pyinfra notes which file it reads
     try:
         return _data(_make(str(file), typed), typed, file.parent.resolve())
     except PyinfraError as error:
         raise InvalidError(str(error)) from error
     except SyntaxError as error:
-        raise InvalidError(f"{error.filename} line {error.lineno}: {error.msg}") from error
+        at = f"{error.filename} line {error.lineno}" if error.filename else str(file)
+        raise InvalidError(f"{at}: {error.msg}") from error
     except UnexpectedExternalError as error:
         raise InvalidError(f"{error.filename}: {error.exception}") from error
+    except SystemExit as error:
+        raise InvalidError(f"{file}: it, or a file of group_data, ends the program ({error}): take that out") from error
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        # What pyinfra says of another shape would help nobody who does not know its code.
+        raise InvalidError(f"{file}: no inventory ({error}): {SHAPE}") from error
+
+
+def _refuse_unreadable(inventory: Path) -> None:
+    """Raise InvalidError for each Python file of an inventory that is not UTF-8, as Python itself wants it."""
+    lines = []
+    for file in (inventory, *sorted((inventory.parent / "group_data").glob("*.py"))):
+        data = file.read_bytes()
+        try:
+            data.decode()
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            lines.append(f"{file} line {line}: not UTF-8; save it as that")
+    if lines:
+        raise InvalidError(lines)
 
 
 def _make(named: str, typed: Iterable[str], folders: Iterable[str] = ()) -> Inventory:
-    if wrong := [f"--data {word}: not NAME=value" for word in typed if "=" not in word]:
+    if wrong := [f"--data {word}: not NAME=value" for word in typed if not word.partition("=")[0] or "=" not in word]:
         raise InvalidError(wrong)
     override = {name: parse_cli_arg(value) for name, value in _pairs(typed).items()}
     found: Inventory = make_inventory(
         named, override_data=override, cwd=str(Path.cwd()), group_data_directories=list(folders)
     )
+    if wrong := [
+        f"host {one.name!r}: a name must not begin with / and have no .. in it; give the address as ssh_hostname"
+        for one in found
+        if _no_file(one.name)
+    ]:
+        raise InvalidError(wrong)
     return found
+
+
+def _no_file(name: str) -> bool:
+    """Whether a host's name cannot be a file's: of it are env/<host>.env, secrets/<host>.age, the folder that is rendered."""
+    return name.startswith("/") or ".." in name.split("/")
 
 
 def _pairs(typed: Iterable[str]) -> dict[str, str]:
