@@ -83,9 +83,21 @@ def broker_url(get: Callable[[str], str], values: Mapping[str, str]) -> str:
 
 
 def other_password(given: str, derived: str) -> bool:
-    """Whether two broker URLs lead to the same Redis with different passwords."""
-    one, other = urlsplit(given), urlsplit(derived)
-    return one.hostname == other.hostname and unquote(one.password or "") != unquote(other.password or "")
+    """Whether two URLs lead to the same Redis with different passwords; another user of it may have another."""
+    try:
+        (place, password), (other, right) = _login(given), _login(derived)
+    except ValueError:
+        return False  # no URL that anybody could follow
+    return place == other and password != right
+
+
+def _login(url: str) -> tuple[tuple[str | None, int, str], str]:
+    """((host, port, user), password); raises ValueError for what is no URL."""
+    parts = urlsplit(url)
+    user = unquote(parts.username or "")
+    # Our own knows one user, and it has this name everywhere.
+    user = "" if user == "default" or parts.hostname == REDIS.local["REDIS_HOST"] else user
+    return (parts.hostname, parts.port or int(REDIS.local["REDIS_PORT"]), user), unquote(parts.password or "")
 
 
 def _is_true(values: Mapping[str, str], name: str) -> bool:

@@ -9,10 +9,11 @@ import string
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote as urlquote
+from urllib.parse import unquote
 
 from jinja2.utils import htmlsafe_json_dumps
 
-from stack.choices import DATABASES, VECTOR_STORES
+from stack.choices import DATABASES, LISTS, SANDBOX_KEYS, VECTOR_STORES
 from stack.dotenv import quote
 from stack.errors import InvalidError
 from stack.release import Release
@@ -76,6 +77,9 @@ SENDABLE = re.compile(r"[!-~]([ -~]*[!-~])?")
 SHORTEST_MASKED = 6
 # From this length on a published secret is no ordinary word.
 LONG = 12
+# Who logs in rather than with what: a bucket's key may well be called dify.
+IDENTITIES = ("_ACCESS_KEY", "_KEY_ID", "_SECRET_ID", "_PUBLIC_KEY")
+PASSWORD_IN_URL = re.compile(r"://[^:/@\s]*:([^@\s]*)@")
 
 # {secret that what is stored depends on: why}, under both of its names where it has two.
 BOUND_TO_DATA = {
@@ -86,6 +90,18 @@ BOUND_TO_DATA = {
         for one, other in choice.same
         if one in GENERATED and GENERATED[one].bound
     },
+}
+
+# Both names of each.
+MADE = {
+    *GENERATED,
+    SANDBOX_KEYS[1],
+    *(
+        other
+        for choice in (*DATABASES.values(), *VECTOR_STORES.values())
+        for one, other in choice.same
+        if one in GENERATED
+    ),
 }
 
 SUFFIXES = (
@@ -138,23 +154,49 @@ def placeholder(name: str) -> str:
     return f"placeholder-of-{name.lower().replace('_', '-')}"
 
 
-def refuse_published(release: Release, given: Mapping[str, str], where: str = "") -> None:
+def refuse_published(release: Release, given: Mapping[str, str], where: str = "", every: bool = False) -> None:
     """Raise InvalidError for each secret that has a value which everybody can read in the release.
 
     given: the settings to look at.
     where: what to say of the place they come from.
+    every: whether the defaults of other settings count too, ordinary words among them, and passwords in URLs.
     """
     known = published(release)
-    # Long ones are looked for inside of others too: in a URL, in a list of keys.
-    long = {value for value in known.values() if len(value) >= LONG}
     lines = [
         f"{name}{where}: this is a published default of Dify {release.version}, which everybody knows; give it a value "
-        "of your own or leave it out, then one is made"
+        f"of your own{' or leave it out, then one is made' if name in MADE else ''}"
         for name, value in given.items()
-        if is_secret(name) and value and (value == known.get(name) or any(default in value for default in long))
+        if value and (_is_published(name, value, known) or (every and _is_word(name, value, known)))
     ]
     if lines:
         raise InvalidError(lines)
+
+
+def published_words(release: Release, kept: Mapping[str, str], env_file: str) -> list[str]:
+    """A line for each secret of a host that is the default of another setting: it runs, so nothing is refused.
+
+    kept: the secrets that the host goes on with.
+    """
+    known = published(release)
+    return [
+        f"{name} in {env_file} on the host: this is a published default of Dify {release.version}, which everybody knows; "
+        f"change it: pyinfra inventory.py tasks.secrets.rotate name={name}"
+        for name, value in kept.items()
+        if value and _is_word(name, value, known)
+    ]
+
+
+def _is_published(name: str, value: str, known: Mapping[str, str]) -> bool:
+    # Long ones are looked for inside of others too: in a URL, in a list of keys.
+    long = {word for word in known.values() if len(word) >= LONG}
+    return is_secret(name) and (value == known.get(name) or any(word in value for word in long))
+
+
+def _is_word(name: str, value: str, known: Mapping[str, str]) -> bool:
+    values = {unquote(password) for password in PASSWORD_IN_URL.findall(value)}
+    if is_secret(name) and not name.endswith(IDENTITIES):
+        values |= set(value.split(",") if name in LISTS else [value])
+    return not values.isdisjoint(known.values())
 
 
 def refuse_long_init_password(given: Mapping[str, str]) -> None:

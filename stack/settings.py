@@ -234,8 +234,9 @@ def _complete(
     )
     # What is given stands there even when it is the default: some services have another one (TOP_K_MAX_VALUE in web).
     differs = {name: value for name, value in values.items() if name in given or value != _default(facts, name)}
+    words = secrets.published_words(facts, {n: v for n, v in own.items() if kept.get(n) == v}, env_file)
     size, asks = sizes.resolve(knobs.size, memory), derived.warnings(knobs, facts, given, kept, chosen, memory)
-    warnings = (*found.warnings, *layers.empties(found, facts), *asks)
+    warnings = (*found.warnings, *layers.empties(found, facts), *words, *asks)
     return Settings(host, knobs, facts, differs, frozenset(given), chosen, found.given, warnings, size)
 
 
@@ -275,7 +276,7 @@ def _judged(wrong: _Wrong, found: Read, facts: Release, data: Mapping[str, Any])
     bad = {name for name, _ in values}
     last = {name: one for name, one in found.last.items() if name not in bad}
     given = {name: types.of(name).normal(one.value, _default(facts, name) or "") for name, one in last.items()}
-    wrong.of(lambda: secrets.refuse_published(facts, given), last)
+    wrong.of(lambda: secrets.refuse_published(facts, given, every=True), last)
     wrong.of(lambda: secrets.refuse_long_init_password(given), last)
     wrong.of(lambda: secrets.refuse_unsendable(given), last)
     wrong.of(lambda: middleware.refuse(str(data.get("mode")), given), last)

@@ -120,7 +120,7 @@ def derive(
     chosen: what it consists of.
     extra_profiles: Compose profiles to bring up besides those that the choices need.
     from_knobs: what follows from public_url and the like (stack/derived.py); anything else wins over it.
-    Raises InvalidError for a CELERY_BROKER_URL that cannot log in.
+    Raises InvalidError for a URL of Redis that cannot log in.
     """
     given = {name: value for name, value in given.items() if value}
     values = {**(from_knobs or {}), **own, **_leading(chosen), **given}
@@ -128,10 +128,12 @@ def derive(
         _make_agree(values, given, *pair)
     follows = redis.derived(lambda name: values.get(name) or release.default(name), values)
     values = {**follows, **values}
-    if redis.other_password(values["CELERY_BROKER_URL"], follows["CELERY_BROKER_URL"]):
-        raise InvalidError(
-            "CELERY_BROKER_URL: its password is not REDIS_PASSWORD; leave it out, it follows from REDIS_*"
-        )
+    if lines := [
+        f"{name}: its password is not REDIS_PASSWORD; leave it out, it follows from REDIS_*"
+        for name in ("CELERY_BROKER_URL", "EVENT_BUS_REDIS_URL")
+        if name in given and redis.other_password(given[name], follows["CELERY_BROKER_URL"])
+    ]:
+        raise InvalidError(lines)
     values |= external.derived(values)
     values["MIGRATION_ENABLED"] = "false"
     values["COMPOSE_PROFILES"] = ",".join(

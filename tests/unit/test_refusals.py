@@ -134,6 +134,18 @@ LINES = [
     ("SECRET_KEY=sk-9f73s3ljTXVcMT3Blb3ljTqtsKiGHXVcMT3BlbkFJLK7U", "SECRET_KEY: this is a published default"),
     ("DB_PASSWORD=difyai123456", "DB_PASSWORD: this is a published default"),
     ("WEAVIATE_API_KEY=WVF5YThaHlkYwhGUSmCRgsX3tD5ngdN8pkih", "WEAVIATE_API_KEY: this is a published default"),
+    (
+        "DB_PASSWORD=minioadmin",
+        "DB_PASSWORD: this is a published default of Dify 1.11.4, which everybody knows; give it a",
+    ),
+    ("DB_PASSWORD=Dify@123", "DB_PASSWORD: this is a published default"),
+    ("REDIS_PASSWORD=admin", "REDIS_PASSWORD: this is a published default"),
+    ("SECRET_KEY=elastic", "SECRET_KEY: this is a published default"),
+    ("HTTP_PROXY=http://me:password@proxy.lan:3128", "HTTP_PROXY: this is a published default"),
+    (
+        "CELERY_BROKER_URL=redis://:Other1@redis:6379/1",
+        "CELERY_BROKER_URL: its password is not REDIS_PASSWORD; leave it",
+    ),
     ("INIT_PASSWORD=abcdefghijklmnopqrstuvwxyz12345", "INIT_PASSWORD: longer than 30 characters"),
     ("MIGRATION_ENABLED=true", "MIGRATION_ENABLED: the migration is a step of the deployment"),
     ("COMPOSE_PROFILES=qdrant", "COMPOSE_PROFILES: follows from VECTOR_STORE and DB_TYPE"),
@@ -534,6 +546,24 @@ def test_everything_of_all_hosts_is_said_at_once_from_the_top_of_each_file_to_it
         "web2: inventory.py line 1: LOG_LEVEL=loud",
     ]
     assert [line[: len(begin)] for line, begin in zip(said, begins, strict=True)] == begins
+
+
+@pytest.mark.parametrize(
+    ("url", "line"),
+    [
+        ("redis://:difyai123456@redis:6379/0", "EVENT_BUS_REDIS_URL: this is a published default of Dify 1.13.3"),
+        (
+            "redis://:Other1@redis:6379/0",
+            "EVENT_BUS_REDIS_URL: its password is not REDIS_PASSWORD; leave it out, it follows",
+        ),
+        ("redis://redis:6379/0", "EVENT_BUS_REDIS_URL: its password is not REDIS_PASSWORD; leave it out, it follows"),
+    ],
+)
+def test_the_redis_of_the_event_bus_is_judged_as_that_of_the_queues(tmp_path: Path, url: str, line: str) -> None:
+    text = f"EVENT_BUS_REDIS_URL={url}\nREDIS_PASSWORD=OfThisRedis\n"
+    said = said_of(tmp_path, {".env": text, "group_data/dify.py": 'dify_version = "1.13.3"'})
+    assert len(said) == 1
+    assert begins(said[0], f"web1: .env line 1: {line}")
 
 
 def test_a_secret_of_the_wrong_kind_is_not_shown(tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import unquote, urlsplit
+from functools import partial
+from urllib.parse import quote, unquote, urlsplit
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from stack import dotenv, secrets
+from stack import dotenv, release, secrets
 from stack.choices import DATABASES, REDIS, VECTOR_STORES
 from stack.errors import InvalidError
 from stack.interpolate import interpolate
@@ -264,6 +265,48 @@ def test_a_published_default_is_refused_wherever_it_is_put(name: str, value: str
     (said,) = refused(lambda: settings_of({name: value}))
     assert said.startswith(f".env line 1: {name}: ")
     assert value not in said
+
+
+@pytest.mark.parametrize("version", release.versions())
+@pytest.mark.parametrize("name", [*(one for one in secrets.GENERATED if one != "MINIO_ACCESS_KEY"), "SMTP_PASSWORD"])
+def test_a_published_default_is_refused_under_any_other_name_too(name: str, version: str) -> None:
+    facts = release.load(version)
+    for value in secrets.published(facts).values():
+        (said,) = refused(partial(secrets.refuse_published, facts, {name: value}, every=True))
+        assert said.startswith(f"{name}: this is a published default of Dify {version}"), value
+        assert ("leave it out, then one is made" in said) == (name != "SMTP_PASSWORD")
+
+
+@pytest.mark.parametrize("default", sorted({unquote(value) for value in PUBLISHED.values() if "://" not in value}))
+@pytest.mark.parametrize(
+    "url", ["redis://:{}@redis:6379/0", "http://me:{}@proxy.lan:3128", "sentinel://:{}@a:1;sentinel://b:1"]
+)
+def test_a_published_default_is_refused_as_the_password_in_a_url(url: str, default: str) -> None:
+    given = {"HTTP_PROXY": url.format(quote(default, safe=""))}
+    (said,) = refused(lambda: secrets.refuse_published(RELEASE, given, every=True))
+    assert said.startswith("HTTP_PROXY: this is a published default")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("S3_ACCESS_KEY", "dify"),
+        ("TIDB_PUBLIC_KEY", "admin"),
+        ("DB_DATABASE", "dify"),
+        ("HTTP_PROXY", "http://dify:OfTheProxy@proxy.lan:3128"),
+        ("SMTP_PASSWORD", "adminOfMails"),
+    ],
+)
+def test_a_word_that_is_a_published_secret_elsewhere_may_be_a_name(name: str, value: str) -> None:
+    assert settings_of({name: value})[name] == value
+
+
+def test_a_host_that_runs_with_a_word_which_is_published_goes_on_and_is_warned() -> None:
+    wanted = settings_of(kept={"DB_PASSWORD": "admin", "REDIS_PASSWORD": "ofthishost"})
+    assert wanted["DB_PASSWORD"] == "admin"
+    (said,) = [line for line in wanted.warnings if "published default" in line]
+    assert said.startswith("DB_PASSWORD in /opt/dify/.env on the host: this is a published default of Dify 1.11.4")
+    assert said.endswith("pyinfra inventory.py tasks.secrets.rotate name=DB_PASSWORD")
 
 
 @pytest.mark.parametrize("name", [name for name in secrets.GENERATED if name in PUBLISHED])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stack import wiring
+from stack import redis, wiring
 from stack.choices import DATABASES, VECTOR_STORES
 from tests.unit.wanted import OTHER_DATABASE, RELEASE, UPSTASH, refused, settings_of, stack_of
 
@@ -202,6 +202,23 @@ def test_a_profile_that_no_service_has_is_refused() -> None:
     (said,) = refused(lambda: stack_of(profiles=["weavaite"]))
     assert "weavaite" in said
     assert "did you mean weaviate?" in said
+
+
+@pytest.mark.parametrize(
+    ("url", "differs"),
+    [
+        ("redis://:other@cache.lan:6379/0", True),
+        ("redis://default:other@cache.lan/0", True),
+        ("redis://:right@cache.lan/5", False),
+        ("redis://:other@cache.lan:6380/0", False),
+        ("redis://queues:other@cache.lan/0", False),
+        ("redis://:o[er@cache.lan/0", False),
+        ("redis://:a/b@cache.lan/0", False),
+    ],
+)
+def test_another_port_or_user_may_have_another_password(url: str, differs: bool) -> None:
+    assert redis.other_password(url, "redis://:right@cache.lan:6379/1") == differs
+    assert redis.other_password("redis://me:other@redis:6379/1", "redis://:right@redis:6379/1")
 
 
 @pytest.mark.parametrize("host", ["redis", "cache.lan"])
