@@ -29,13 +29,28 @@ class Secret:
     length: in characters; INIT_PASSWORD's form takes 30 at most, a MinIO access key has 20, Oracle takes 30 at most.
     strong: its server refuses a password without a capital, a small letter, a digit and one of -_ and the like.
     bound: why another value than the host's would lock Dify out of its own data; empty when it would not.
+    least: the bytes that its own server or the image's script asks for, or would not start; 0 where nothing is known for sure.
+    sign: a pattern that it must have too, beside a capital, a small letter and a digit; empty where it need not.
     """
 
     length: int
     strong: bool = False
     bound: str = ""
+    least: int = 0
+    sign: str = ""
+
+    def lacks(self, value: str) -> str:
+        """What its own server asks of a value that it would not take; empty for one that it takes."""
+        kinds = ("[A-Z]", "[a-z]", "[0-9]", self.sign) if self.sign else ()
+        if len(value.encode()) >= self.least and all(re.search(kind, value) for kind in kinds):
+            return ""
+        more = f", a capital, a small letter, a digit and {_SIGNS[self.sign]}" if self.sign else ""
+        return f"at least {self.least} characters{more}"
 
 
+# As OpenSearch's DEFAULT_PASSWORD_REGEX and docker_verify_minimum_env of openGauss's image have it.
+_ANY_SIGN, _GAUSS_SIGN = "[^A-Za-z0-9]", "[#?!@$%^&*-]"
+_SIGNS = {_ANY_SIGN: "another sign", _GAUSS_SIGN: "one of #?!@$%^&*-"}
 _DATA = "its data was made with another password"
 
 # Made once per deployment when what is chosen needs them and the operator gives none, then kept in the host's .env.
@@ -51,22 +66,22 @@ GENERATED = {
     "WEAVIATE_API_KEY": Secret(40),
     "QDRANT_API_KEY": Secret(40),
     "MILVUS_PASSWORD": Secret(32, bound=_DATA),
-    "MINIO_ACCESS_KEY": Secret(20),
-    "MINIO_SECRET_KEY": Secret(40),
+    "MINIO_ACCESS_KEY": Secret(20, least=3),
+    "MINIO_SECRET_KEY": Secret(40, least=8),
     "CHROMA_AUTH_CREDENTIALS": Secret(40),
     "PGVECTOR_PASSWORD": Secret(32, bound=_DATA),
     "PGVECTO_RS_PASSWORD": Secret(32, bound=_DATA),
-    "OPENSEARCH_PASSWORD": Secret(24, strong=True, bound=_DATA),
+    "OPENSEARCH_PASSWORD": Secret(24, strong=True, bound=_DATA, least=8, sign=_ANY_SIGN),
     "ELASTICSEARCH_PASSWORD": Secret(32, bound=_DATA),
     "KIBANA_PASSWORD": Secret(32),
     "KIBANA_ENCRYPTION_KEY": Secret(48),
     "ORACLE_PASSWORD": Secret(24, strong=True, bound=_DATA),
     "ORACLE_PWD": Secret(24, strong=True, bound=_DATA),
     "OCEANBASE_VECTOR_PASSWORD": Secret(32, bound=_DATA),
-    "COUCHBASE_PASSWORD": Secret(32, bound=_DATA),
+    "COUCHBASE_PASSWORD": Secret(32, bound=_DATA, least=6),
     "VASTBASE_PASSWORD": Secret(24, strong=True, bound=_DATA),
     "IRIS_PASSWORD": Secret(24, strong=True),
-    "OPENGAUSS_PASSWORD": Secret(24, strong=True, bound=_DATA),
+    "OPENGAUSS_PASSWORD": Secret(24, strong=True, bound=_DATA, least=8, sign=_GAUSS_SIGN),
     "MYSCALE_PASSWORD": Secret(32),
     "MATRIXONE_PASSWORD": Secret(24, bound=_DATA),
 }

@@ -9,6 +9,7 @@ from stack import external, redis
 from stack.choices import DATABASE_PORTS, DATABASES, LISTS, REDIS, SANDBOX_KEYS, UNSTRUCTURED, VECTOR_STORES, Choice
 from stack.errors import InvalidError, nearest
 from stack.release import Release
+from stack.secrets import GENERATED
 
 CHOICES = {"DB_TYPE": DATABASES, "VECTOR_STORE": VECTOR_STORES}
 PGDATA_MOUNT = "/var/lib/postgresql/data/"
@@ -61,6 +62,7 @@ def choose(release: Release, given: Mapping[str, str], profiles: Iterable[str]) 
         *_not_ours(given, chosen),
         *_nowhere(given, chosen),
         *_unusable(given, chosen),
+        *_too_weak(given, chosen),
         *external.contradictions(release, given),
     ]:
         raise InvalidError(lines)
@@ -98,6 +100,15 @@ def _unusable(given: Mapping[str, str], chosen: Chosen) -> Iterable[str]:
         for name, characters in choice.refused.items():
             if bad := [character for character in characters if character in given.get(name, "")]:
                 yield f"{name}: {what} cannot take {' or '.join(bad)} in it; give it another value"
+
+
+def _too_weak(given: Mapping[str, str], chosen: Chosen) -> Iterable[str]:
+    """Passwords with which our own servers would not start."""
+    for what, choice in chosen.local.items():
+        both = [(name, name) for name in choice.secrets] + [pair for pair in choice.same if pair[0] in GENERATED]
+        for secret, name in both:
+            if name in given and (lacks := GENERATED[secret].lacks(given[name])):
+                yield f"{name}: {what} does not start with this one, it needs {lacks}; give it another value or leave it out"
 
 
 def _names(names: list[str]) -> str:

@@ -91,8 +91,8 @@ VALUES = [
     ("VECTOR_STORE", ["weavaite", "pinecone", "Weaviate"], "must be one of weaviate, qdrant"),
     (
         "NGINX_SSL_PROTOCOLS",
-        ["TLSv1.4", "TLSv1.2,TLSv1.3", "SSLv3"],
-        "must be some of TLSv1, TLSv1.1, TLSv1.2, TLSv1.3",
+        ["TLSv1.4", "TLSv1", "TLSv1.1 TLSv1.2", "TLSv1.2,TLSv1.3", "SSLv3"],
+        "must be some of TLSv1.2, TLSv1.3",
     ),
     (
         "WEB_API_CORS_ALLOW_ORIGINS",
@@ -145,6 +145,43 @@ LINES = [
     (
         "CELERY_BROKER_URL=redis://:Other1@redis:6379/1",
         "CELERY_BROKER_URL: its password is not REDIS_PASSWORD; leave it",
+    ),
+    # What a server of ours would not start with.
+    (
+        "OPENSEARCH_PASSWORD=Sh0rt-x\nVECTOR_STORE=opensearch",
+        "OPENSEARCH_PASSWORD: VECTOR_STORE=opensearch does not start with this one, it needs at least 8 characters, a "
+        "capital, a small letter, a digit and another sign; give it another value or leave it out",
+    ),
+    (
+        "OPENSEARCH_PASSWORD=aaaaaaaa-1\nVECTOR_STORE=opensearch",
+        "OPENSEARCH_PASSWORD: VECTOR_STORE=opensearch does not",
+    ),
+    (
+        "OPENSEARCH_PASSWORD=AAAAAAAA-1\nVECTOR_STORE=opensearch",
+        "OPENSEARCH_PASSWORD: VECTOR_STORE=opensearch does not",
+    ),
+    ("OPENSEARCH_PASSWORD=Aaaaaaaa-\nVECTOR_STORE=opensearch", "OPENSEARCH_PASSWORD: VECTOR_STORE=opensearch does not"),
+    ("OPENSEARCH_PASSWORD=Aaaaaaaa1\nVECTOR_STORE=opensearch", "OPENSEARCH_PASSWORD: VECTOR_STORE=opensearch does not"),
+    (
+        "OPENSEARCH_INITIAL_ADMIN_PASSWORD=abc\nVECTOR_STORE=opensearch",
+        "OPENSEARCH_INITIAL_ADMIN_PASSWORD: VECTOR_STORE=opensearch does not start with this one, it needs at least 8",
+    ),
+    (
+        "OPENGAUSS_PASSWORD=Aaaaaaa1_\nVECTOR_STORE=opengauss",
+        "OPENGAUSS_PASSWORD: VECTOR_STORE=opengauss does not start with this one, it needs at least 8 characters, a "
+        "capital, a small letter, a digit and one of #?!@$%^&*-; give it another",
+    ),
+    (
+        "MINIO_SECRET_KEY=1234567\nVECTOR_STORE=milvus",
+        "MINIO_SECRET_KEY: VECTOR_STORE=milvus does not start with this one, it needs at least 8 characters; give it",
+    ),
+    (
+        "MINIO_ACCESS_KEY=me\nVECTOR_STORE=milvus",
+        "MINIO_ACCESS_KEY: VECTOR_STORE=milvus does not start with this one, it",
+    ),
+    (
+        "COUCHBASE_PASSWORD=12345\nVECTOR_STORE=couchbase",
+        "COUCHBASE_PASSWORD: VECTOR_STORE=couchbase does not start with",
     ),
     ("INIT_PASSWORD=abcdefghijklmnopqrstuvwxyz12345", "INIT_PASSWORD: longer than 30 characters"),
     ("MIGRATION_ENABLED=true", "MIGRATION_ENABLED: the migration is a step of the deployment"),

@@ -327,6 +327,35 @@ def test_no_credential_has_its_published_value_in_any_container() -> None:
     assert all(name in environment for name in PUBLISHED for environment in environments if "LOG_LEVEL" in environment)
 
 
+# --- Strong enough for the server that runs here ---
+
+
+@pytest.mark.parametrize("name", secrets.GENERATED)
+def test_what_is_made_is_what_its_server_takes(name: str) -> None:
+    assert secrets.GENERATED[name].lacks(secrets.make(name)) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OPENSEARCH_PASSWORD", "Aaaaa-11"),
+        ("OPENGAUSS_PASSWORD", "Aaaaa@11"),
+        ("MINIO_SECRET_KEY", "12345678"),
+        ("MINIO_ACCESS_KEY", "abc"),
+        ("COUCHBASE_PASSWORD", "123456"),
+        ("DB_PASSWORD", "1"),
+    ],
+)
+def test_the_least_that_a_server_takes_is_taken(name: str, value: str) -> None:
+    assert secrets.GENERATED[name].lacks(value) == ""
+
+
+def test_a_server_that_runs_elsewhere_or_is_not_chosen_has_rules_of_its_own() -> None:
+    theirs = {"VECTOR_STORE": "opensearch", "OPENSEARCH_HOST": "search.lan", "OPENSEARCH_PASSWORD": "short"}
+    assert settings_of(theirs)["OPENSEARCH_PASSWORD"] == "short"
+    assert settings_of({"MINIO_SECRET_KEY": "short"})["MINIO_SECRET_KEY"] == "short"
+
+
 # --- Not shown ---
 
 

@@ -12,7 +12,7 @@ from stack.render import Folder, Stack
 from stack.secrets import is_secret
 from tests.unit.wanted import BACKEND, CORE, PUBLISHED, RELEASE, compose_of, leaves, refused, resolved, stack_of
 
-NASTY = "p@ss:w/rd#$%'\" \\"
+NASTY = "p@ss:w/rd#$%'\" A1\\"
 # What Dify itself breaks, by putting the password into a URL as it is.
 UNTAKEN = {"PGVECTO_RS_PASSWORD": "@%", "MATRIXONE_PASSWORD": "@%"}
 # What the operator sets, the services that it brings up, and the secrets that these read.

@@ -13,7 +13,7 @@ from stack.render import Stack
 from stack.secrets import is_secret
 from tests.unit.wanted import CORE, PUBLISHED, compose_of, leaves, resolved, stack_of
 
-NASTY = "p@ss:w/rd#$%'\" \\"
+NASTY = "p@ss:w/rd#$%'\" \\A1"
 # What is chosen: what the operator sets, knobs, the services that come up, and their secrets as the operator names them.
 CHOICES: dict[str, tuple[dict[str, str], dict[str, Any], dict[str, set[str]]]] = {
     "qdrant": ({"VECTOR_STORE": "qdrant"}, {}, {"qdrant": {"QDRANT_API_KEY"}}),
