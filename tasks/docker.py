@@ -43,7 +43,7 @@ ALONE = r"""
 (umask 077; : >>/run/dify-docker.lock); exec 9>/run/dify-docker.lock
 flock -w 600 9 || {
     echo "Docker is being set up here by another run, for ten minutes now: deploy again when it is through." \
-        "lslocks shows which process holds /run/dify-docker.lock" >&2; exit 1; }
+        "fuser -v /run/dify-docker.lock shows who holds it" >&2; exit 1; }
 """
 # Staged beside the old one, checked by dockerd itself, then moved into place.
 PUT_DAEMON = r"""

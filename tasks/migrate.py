@@ -64,7 +64,7 @@ set -e; cd "$root"
 lock=/run/$project-migration.lock; (umask 077; : >>"$lock"); exec 9>"$lock"
 flock -w 600 9 || {
     echo "a migration of an earlier run is still at work here after ten minutes: deploy again when it is through." \
-        "lslocks shows which process holds $lock" >&2; exit 1; }
+        "fuser -v $lock shows who holds it" >&2; exit 1; }
 compose_run() { docker compose run --rm --no-deps -T "$@"; }
 of() { docker ps --quiet --filter "label=com.docker.compose.project=$project" \
     --filter "label=com.docker.compose.service=$1" --filter label=com.docker.compose.oneoff=False $2; }

@@ -409,6 +409,7 @@ def test_a_lock_that_is_not_let_go_ends_with_a_line(tmp_path: Path) -> None:
     code, said = machine.run(engine_task.ALONE + engine_task.RESTART)
     assert code == 1
     assert said.startswith("Docker is being set up here by another run, for ten minutes now")
+    assert "fuser -v /" in said
     assert said.count("\n") == 1
     assert machine.calls == ""
 

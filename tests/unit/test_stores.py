@@ -156,5 +156,6 @@ def test_a_migration_that_does_not_end_lets_the_next_one_say_so(tmp_path: Path) 
     done = migrate(tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("a migration of an earlier run is still at work here after ten minutes")
+    assert "fuser -v /" in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "called").exists()
