@@ -43,8 +43,11 @@ class Choice:
 
 
 def host_of(place: str) -> str:
-    """The host in `host`, `host:port/path` or `scheme://user@host:port/path`."""
-    return urlsplit(place if "://" in place else f"//{place}").hostname or ""
+    """The host in `host`, `host:port/path` or `scheme://user@host:port/path`; empty when there is none."""
+    try:
+        return urlsplit(place if "://" in place else f"//{place}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def _elsewhere(*needed: str) -> Choice:

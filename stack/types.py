@@ -11,10 +11,14 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
+from zoneinfo import available_timezones
 
 import yaml
+from dateutil.zoneinfo import get_zonefile_instance  # type: ignore[import-untyped]
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from stack.choices import DATABASES, VECTOR_STORES
@@ -64,6 +68,7 @@ _PATTERNS = {
     ),
 }
 
+_WITH_HOSTS = ("address", "address list", "host", "published")
 
 # What is allowed, for people; what checks it; the words when there are only some.
 Parsed = tuple[str, TypeAdapter[Any], tuple[str, ...]]
@@ -127,7 +132,7 @@ def _parsed(words: str) -> Parsed:
     kind, _, rest = words.partition(" ")
     if words in _READERS or words in _PATTERNS:
         pattern, allowed = {**_READERS, **_PATTERNS}[words]
-        return allowed, _matching(pattern), ()
+        return allowed, _matching(pattern, hosts=words in _WITH_HOSTS), ()
     if kind not in _KINDS:
         raise ValueError(f"{DECLARED.name}: no type {words!r}")
     return _KINDS[kind](rest)
@@ -152,7 +157,7 @@ def _url(rest: str) -> Parsed:
     schemes, _, part = rest.partition("containing ")
     names = schemes.split() or list(_WEB)
     allowed = f"a URL that begins with {' or '.join(f'{name}://' for name in names)}"
-    adapter = _matching(f"({'|'.join(names)}){_BEHIND_SCHEME}", part)
+    adapter = _matching(f"({'|'.join(names)}){_BEHIND_SCHEME}", part, hosts=True)
     return (f"{allowed} and has {part} in it" if part else allowed), adapter, ()
 
 
@@ -192,6 +197,21 @@ def _span(least: str, most: str) -> str:
     return f" of at least {least}" if least else ""
 
 
+@cache
+def zones() -> frozenset[str]:
+    """The names of time zones in small letters. dateutil has old ones too, which some systems leave out."""
+    return frozenset(name.lower() for name in (*available_timezones(), *get_zonefile_instance().zones))
+
+
+def _zone(_: str) -> Parsed:
+    def known(value: str) -> str:
+        if value.lower() not in zones():
+            raise ValueError("no zone")
+        return value
+
+    return "a time zone, as Europe/Berlin or UTC", TypeAdapter(Annotated[str, AfterValidator(known)]), ()
+
+
 def _json(_: str) -> Parsed:
     return "JSON", TypeAdapter(Annotated[str, AfterValidator(json.loads)]), ()
 
@@ -204,14 +224,23 @@ def _secret(_: str) -> Parsed:
     return "text, secret", _matching(r"[^\x00]+"), ()
 
 
-def _matching(pattern: str, part: str = "") -> TypeAdapter[Any]:
+def _matching(pattern: str, part: str = "", hosts: bool = False) -> TypeAdapter[Any]:
     # Python's own regular expressions: the schemes, ports and words are many, but each is short.
     def whole(value: str) -> str:
         if not re.fullmatch(pattern, value) or part not in value:
             raise ValueError("no match")
-        return value
+        return _with_hosts(value) if hosts else value
 
     return TypeAdapter(Annotated[str, AfterValidator(whole)])
+
+
+def _with_hosts(value: str) -> str:
+    """The same; raises ValueError where what stands in brackets is no IPv6 address, which Python's own reading ends at."""
+    for place in value.split(","):
+        host = urlsplit(place if "://" in place else f"//{place}").netloc.rpartition("@")[2]
+        if host.startswith("["):
+            IPv6Address(host[1:].partition("]")[0])
+    return value
 
 
 _KINDS: dict[str, Callable[[str], Parsed]] = {
@@ -222,6 +251,7 @@ _KINDS: dict[str, Callable[[str], Parsed]] = {
     "integer": _number(int, r"-?[0-9]+", "a whole number"),
     "number": _number(float, r"-?[0-9]+(\.[0-9]*)?", "a number"),
     "json": _json,
+    "timezone": _zone,
     "text": _text,
     "secret": _secret,
 }

@@ -48,7 +48,7 @@ def test_a_plain_value_needs_no_quotes(value: str) -> None:
 
 
 def test_a_host_reads_back_all_of_its_settings() -> None:
-    wanted = settings_of({"LOG_TZ": "a b", "SMTP_PASSWORD": "it's"}, fresh=True)
+    wanted = settings_of({"DEPLOY_ENV": "a b", "SMTP_PASSWORD": "it's"}, fresh=True)
     assert dotenv.read(dotenv.write(wanted)) == wanted.values
 
 

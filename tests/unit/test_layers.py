@@ -87,16 +87,20 @@ def test_what_is_said_of_one_host_is_not_said_of_another(checkout: Path) -> None
 
 
 def test_of_two_hosts_in_the_inventory_each_has_its_own_line(checkout: Path) -> None:
-    write(checkout, "inventory.py", 'dify = [\n    ("web1", {"LOG_TZ": "A"}),\n    ("web2", {"LOG_TZ": "B"}),\n]\n')
-    assert [loaded(checkout, host).layers["LOG_TZ"][0].where for host in ("web1", "web2")] == [
+    write(
+        checkout,
+        "inventory.py",
+        'dify = [\n    ("web1", {"DEPLOY_ENV": "A"}),\n    ("web2", {"DEPLOY_ENV": "B"}),\n]\n',
+    )
+    assert [loaded(checkout, host).layers["DEPLOY_ENV"][0].where for host in ("web1", "web2")] == [
         "inventory.py line 2",
         "inventory.py line 3",
     ]
 
 
 def test_a_value_that_is_made_by_code_has_the_name_of_its_layer(checkout: Path) -> None:
-    write(checkout, "inventory.py", 'dify = [(f"web{n}", dict(LOG_TZ="A")) for n in (1, 2)]\n')
-    assert loaded(checkout, "web2").layers["LOG_TZ"][0].where == "host data of web2"
+    write(checkout, "inventory.py", 'dify = [(f"web{n}", dict(DEPLOY_ENV="A")) for n in (1, 2)]\n')
+    assert loaded(checkout, "web2").layers["DEPLOY_ENV"][0].where == "host data of web2"
 
 
 @pytest.mark.parametrize(
@@ -106,7 +110,7 @@ def test_a_value_that_is_made_by_code_has_the_name_of_its_layer(checkout: Path) 
         ("DEBUG = False", "false"),
         ("DB_PORT = 5432", "5432"),
         ("OTEL_SAMPLING_RATE = 0.5", "0.5"),
-        ('LOG_TZ = "a $HOME b"', "a $HOME b"),
+        ('DEPLOY_ENV = "a $HOME b"', "a $HOME b"),
     ],
 )
 def test_numbers_and_truth_in_python_are_written_as_text(checkout: Path, line: str, value: str) -> None:
@@ -114,9 +118,11 @@ def test_numbers_and_truth_in_python_are_written_as_text(checkout: Path, line: s
     assert loaded(checkout)[line.split(" ")[0]] == value
 
 
-@pytest.mark.parametrize(("word", "value"), [("LOG_TZ=1.10", "1.10"), ("LOG_TZ=007", "007"), ("LOG_TZ=a=b", "a=b")])
+@pytest.mark.parametrize(
+    ("word", "value"), [("DEPLOY_ENV=1.10", "1.10"), ("DEPLOY_ENV=007", "007"), ("DEPLOY_ENV=a=b", "a=b")]
+)
 def test_what_is_typed_is_taken_as_it_was_typed(checkout: Path, word: str, value: str) -> None:
-    assert loaded(checkout, "web1", word)["LOG_TZ"] == value
+    assert loaded(checkout, "web1", word)["DEPLOY_ENV"] == value
 
 
 def test_knobs_have_the_same_order(checkout: Path) -> None:
@@ -154,15 +160,15 @@ def test_a_published_secret_is_not_in_what_is_said_of_an_empty_one(checkout: Pat
 
 
 def test_a_name_that_a_file_has_twice_is_said(checkout: Path) -> None:
-    write(checkout, ".env", "LOG_TZ=A\n\nLOG_TZ=B\n")
+    write(checkout, ".env", "DEPLOY_ENV=A\n\nDEPLOY_ENV=B\n")
     wanted = loaded(checkout)
-    assert wanted["LOG_TZ"] == "B"
-    assert ".env line 3: LOG_TZ stands in line 1 too; this one counts" in wanted.warnings
+    assert wanted["DEPLOY_ENV"] == "B"
+    assert ".env line 3: DEPLOY_ENV stands in line 1 too; this one counts" in wanted.warnings
 
 
 def test_plain_data_is_one_layer_nearer_than_the_files(tmp_path: Path) -> None:
-    (tmp_path / ".env").write_text("LOG_TZ=A\n")
-    assert settings.load("web1", knobs(LOG_TZ="B"), [], tmp_path, {}, fresh=False)["LOG_TZ"] == "B"
+    (tmp_path / ".env").write_text("DEPLOY_ENV=A\n")
+    assert settings.load("web1", knobs(DEPLOY_ENV="B"), [], tmp_path, {}, fresh=False)["DEPLOY_ENV"] == "B"
 
 
 def test_a_secret_is_not_in_what_python_shows_of_a_layer(tmp_path: Path) -> None:

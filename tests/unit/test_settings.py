@@ -40,7 +40,7 @@ def lines_of(folder: Path, text: str | bytes) -> list[str]:
         (["big", "eu"], {"eu": "LOG_DATEFORMAT=eu", "big": "LOG_DATEFORMAT=big"}, "eu"),
         (["eu"], {"env": "LOG_DATEFORMAT=all", "eu": "LOG_DATEFORMAT=eu", "web1": "LOG_DATEFORMAT=host"}, "host"),
         (["eu"], {"eu": "LOG_DATEFORMAT=eu", "us": "LOG_DATEFORMAT=us", "web2": "LOG_DATEFORMAT=other"}, "eu"),
-        (["eu"], {"env": "LOG_DATEFORMAT=all", "eu": "LOG_TZ=Europe/Berlin"}, "all"),
+        (["eu"], {"env": "LOG_DATEFORMAT=all", "eu": "DEPLOY_ENV=Europe/Berlin"}, "all"),
     ],
 )
 def test_the_nearer_file_wins(tmp_path: Path, groups: list[str], files: dict[str, str], wins: str) -> None:
@@ -54,20 +54,20 @@ def test_no_file_at_all_is_no_wish(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("LOG_TZ=UTC", "UTC"),
-        ("export LOG_TZ=UTC", "UTC"),
-        ("LOG_TZ=UTC  # why", "UTC"),
-        ("LOG_TZ='U # T'", "U # T"),
-        ('LOG_TZ="it\'s"', "it's"),
-        ("LOG_TZ=${HOME}$HOME", "${HOME}$HOME"),
-        (r'LOG_TZ="it\'s \$5"', "it's $5"),
-        ("LOG_TZ=UTC\r\n", "UTC"),
-        ("\ufeffLOG_TZ=UTC", "UTC"),
+        ("DEPLOY_ENV=UTC", "UTC"),
+        ("export DEPLOY_ENV=UTC", "UTC"),
+        ("DEPLOY_ENV=UTC  # why", "UTC"),
+        ("DEPLOY_ENV='U # T'", "U # T"),
+        ('DEPLOY_ENV="it\'s"', "it's"),
+        ("DEPLOY_ENV=${HOME}$HOME", "${HOME}$HOME"),
+        (r'DEPLOY_ENV="it\'s \$5"', "it's $5"),
+        ("DEPLOY_ENV=UTC\r\n", "UTC"),
+        ("\ufeffDEPLOY_ENV=UTC", "UTC"),
     ],
     ids=["plain", "export", "comment", "quoted", "double", "dollar", "escaped", "windows", "byte order mark"],
 )
 def test_a_value_is_read_as_it_was_meant(tmp_path: Path, text: str, value: str) -> None:
-    assert given_by(tmp_path, env=text) == {"LOG_TZ": value}
+    assert given_by(tmp_path, env=text) == {"DEPLOY_ENV": value}
 
 
 @pytest.mark.parametrize(
@@ -79,10 +79,10 @@ def test_a_value_is_read_as_it_was_meant(tmp_path: Path, text: str, value: str) 
             ".env line 2: log_level is no setting of this Dify release; did you mean LOG_LEVEL?",
         ),
         ("XYZZY=1", ".env line 1: XYZZY is no setting of this Dify release"),
-        ("LOG_TZ=UTC\nLOG_LEVEL", ".env line 2: not NAME=value (LOG_LEVEL)"),
-        ("LOG_TZ=UTC\n\n\nLOG_LEVLE=DEBUG", ".env line 4: LOG_LEVLE is no setting"),
-        ("LOG_TZ='UTC", ".env line 1: not NAME=value (LOG_TZ)"),
-        ('LOG_TZ="a" b', ".env line 1: not NAME=value (LOG_TZ)"),
+        ("DEPLOY_ENV=UTC\nLOG_LEVEL", ".env line 2: not NAME=value (LOG_LEVEL)"),
+        ("DEPLOY_ENV=UTC\n\n\nLOG_LEVLE=DEBUG", ".env line 4: LOG_LEVLE is no setting"),
+        ("DEPLOY_ENV='UTC", ".env line 1: not NAME=value (DEPLOY_ENV)"),
+        ('DEPLOY_ENV="a" b', ".env line 1: not NAME=value (DEPLOY_ENV)"),
     ],
 )
 def test_a_wrong_line_is_named_with_file_and_line(tmp_path: Path, text: str, line: str) -> None:
@@ -90,7 +90,7 @@ def test_a_wrong_line_is_named_with_file_and_line(tmp_path: Path, text: str, lin
 
 
 def test_a_file_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
-    (said,) = lines_of(tmp_path, b"LOG_TZ=caf\xe9\n")
+    (said,) = lines_of(tmp_path, b"DEPLOY_ENV=caf\xe9\n")
     assert said.startswith(".env")
     assert "cannot be read" in said
 
