@@ -37,6 +37,16 @@ PAGES = (
     ("CONSOLE_WEB_URL", "CONSOLE_API_URL", "CONSOLE_CORS_ALLOW_ORIGINS"),
     ("APP_WEB_URL", "APP_API_URL", "WEB_API_CORS_ALLOW_ORIGINS"),
 )
+# What Dify puts behind each of those that somebody may have copied from where it is used. The pages lie at the root only.
+PATHS = {
+    "CONSOLE_API_URL": "/console/api",
+    "SERVICE_API_URL": "/v1",
+    "APP_API_URL": "/api",
+    "FILES_URL": "/files",
+    "TRIGGER_URL": "/triggers",
+    "CONSOLE_WEB_URL": "",
+    "APP_WEB_URL": "",
+}
 PORTS = {"http": 80, "https": 443}
 LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 # Browsers and Python's own codec write these differently, so that the name would be two.
@@ -177,14 +187,21 @@ def problems(release: Release, values: Mapping[str, str]) -> list[str]:
         return values.get(name) or release.default(name)
 
     urls = {name: get(name) for name in PLAIN}
-    slashes = [
-        f"{name}{'' if '@' in url else '=' + url}: must not end in /: Dify puts its own paths behind it"
-        for name, url in urls.items()
-        if url.endswith("/")
-    ]
+    slashes = [line for name, url in urls.items() if (line := _path(name, url))]
     cookies = {name: get(name).strip().removeprefix(".") for name in ("COOKIE_DOMAIN", "NEXT_PUBLIC_COOKIE_DOMAIN")}
     pages = [line for page in PAGES for line in _page(*page, urls, get(page[2]))]
     return [*slashes, *pages, *_cookie_names(urls, *cookies.values()), *_cookie_reach(urls, *cookies.values())]
+
+
+def _path(name: str, url: str) -> str:
+    """What is wrong with what stands behind the host of one of PLAIN; empty when nothing is."""
+    shown = name if "@" in url else f"{name}={url}"
+    path, theirs = urlsplit(url).path.rstrip("/"), PATHS[name]
+    if theirs and path.endswith(theirs):
+        return f"{shown}: must end before {theirs}: Dify itself puts that behind it"
+    if path and not theirs:
+        return f"{shown}: must have no path: Dify's web image was built to lie at the root (dify#263)"
+    return f"{shown}: must not end in /: Dify puts its own paths behind it" if url.endswith("/") else ""
 
 
 def _page(web: str, api: str, allowed: str, urls: Mapping[str, str], origins: str) -> Iterable[str]:

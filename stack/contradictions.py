@@ -33,6 +33,11 @@ ORDERED = (
 )
 # Two servers cannot listen at one port.
 APART = (("NGINX_PORT", "NGINX_SSL_PORT"), ("EXPOSE_NGINX_PORT", "EXPOSE_NGINX_SSL_PORT"))
+# (settings, what has something read them, how that is turned on): alone they do nothing.
+IDLE = (
+    (("CERTBOT_DOMAIN", "CERTBOT_EMAIL"), "NGINX_ENABLE_CERTBOT_CHALLENGE", "letsencrypt"),
+    (("NGINX_SSL_CERT_FILENAME", "NGINX_SSL_CERT_KEY_FILENAME"), "NGINX_HTTPS_ENABLED", "own"),
+)
 _FACTORS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
@@ -61,6 +66,20 @@ def contradictions(release: Release, given: Mapping[str, str]) -> Iterator[str]:
         if get(one) == get(other):
             name = one if one in given else other
             yield f"{name}={get(name)}: {one} and {other} are one port, and NGINX_HTTPS_ENABLED=true needs two"
+
+
+def without_effect(release: Release, given: Mapping[str, str], values: Mapping[str, str]) -> Iterator[str]:
+    """A line for each setting that nothing will read.
+
+    given: what the operator set. values: what counts, with what follows from knobs.
+    """
+    certbot = "certbot" in values.get("COMPOSE_PROFILES", "").split(",")
+    for names, switch, mode in IDLE:
+        if values.get(switch) == "true" or (certbot and mode == "letsencrypt"):
+            continue
+        for name in names:
+            if name in given and given[name] != release.default(name):
+                yield f'{name}={given[name]}: nothing reads it while {switch} is false; set tls = "{mode}", or take it out'
 
 
 def _bytes(value: str) -> int:

@@ -105,6 +105,8 @@ def about(name: str, data: Mapping[str, Any]) -> Iterator[str]:
     """What is true of a setting or knob on any host, one line each."""
     if name in Knobs.model_fields:
         yield f"knob           {knob_meaning(name)}"
+        if words := settings.may_be(name):
+            yield f"may be         {words}"
         yield f"default        {docs.default_knobs()[name]!r}"
         return
     facts, kind = settings.release_of(data), types.of(name)

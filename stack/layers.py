@@ -23,8 +23,8 @@ from stack.release import Release
 from stack.secrets import is_secret
 
 SETTING = re.compile(r"[A-Z][A-Z0-9_]*")
-# A login in a URL is a secret, whatever the setting is called.
-LOGIN_IN_URL = re.compile(r"://[^/@]*:[^/@]*@")
+# A login in a URL is a secret, whatever the setting is called: a token alone, or a password with any sign in it.
+LOGIN_IN_URL = re.compile(r"://(?:[^/?#\s]+|[^/@]*:.*)@")
 
 
 @dataclass(frozen=True)
@@ -222,13 +222,23 @@ def _not_a_setting(binding: Binding, known: set[str]) -> str:
     return f"not NAME=value{named}; a value with spaces, # or quotes must be quoted"
 
 
-def empties(found: Read, facts: Release) -> Iterator[str]:
-    """A line for each last word on a setting that is empty although the release has a value: to Compose it is not there."""
+def empties(found: Read, facts: Release, values: Mapping[str, str]) -> Iterator[str]:
+    """A line for each last word on a setting that is empty although something counts: to Compose it is not there.
+
+    values: what is set all the same.
+    """
     for name, given in found.given.items():
         default = facts.settings[name].default if name in facts.settings else ""
-        if given and not given[-1].value and default:
-            kept = "the host's own or a new one" if is_secret(name) else f"the release's {default}"
+        if given and not given[-1].value and (kept := _counting(name, default, values.get(name, ""))):
             yield f"{given[-1].where}: {name} is empty, as if it were not there: {kept} counts; give a value or take it out"
+
+
+def _counting(name: str, default: str, value: str) -> str:
+    if is_secret(name) and (value or default):
+        return "the host's own or a new one" if value else "the release's own"
+    if value and value != default:
+        return "what follows from other settings and knobs" + ("" if hidden(name, value) else f", {value},")
+    return default and f"the release's {default}"
 
 
 @cache

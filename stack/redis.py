@@ -28,8 +28,9 @@ def nodes(values: Mapping[str, str]) -> list[str]:
 def contradictions(given: Mapping[str, str]) -> Iterator[str]:
     """A line for each thing in the operator's settings that no Redis client of Dify's could make sense of."""
     if _is_true(given, "REDIS_USE_CLUSTERS") or given.get("REDIS_CLUSTERS"):
+        name = "REDIS_USE_CLUSTERS" if _is_true(given, "REDIS_USE_CLUSTERS") else "REDIS_CLUSTERS"
         yield (
-            "REDIS_USE_CLUSTERS: Dify's plugin daemon does not speak to a Redis Cluster (daemon#475); give one Redis "
+            f"{name}: Dify's plugin daemon does not speak to a Redis Cluster (daemon#475); give one Redis "
             "(REDIS_HOST) or Sentinels (REDIS_SENTINELS)"
         )
     if uses_sentinel(given):
@@ -40,7 +41,8 @@ def contradictions(given: Mapping[str, str]) -> Iterator[str]:
 
 def _sentinel(given: Mapping[str, str]) -> Iterator[str]:
     if missing := [name for name in SENTINEL if not given.get(name)]:
-        yield f"REDIS_USE_SENTINEL=true: needs {' and '.join(missing)} (host:port,host:port and the master's name)"
+        name = "REDIS_USE_SENTINEL=true" if "REDIS_USE_SENTINEL" in given else "REDIS_SENTINELS"
+        yield f"{name}: needs {' and '.join(missing)} (host:port,host:port and the master's name)"
     for node in nodes(given):
         host, _, port = node.rpartition(":")
         if not host or not port.isdigit() or ":" in host:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from posixpath import normpath
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -18,6 +19,7 @@ from pydantic import (
     IPvAnyAddress,
     ValidationError,
 )
+from pydantic_core import PydanticCustomError
 
 from stack import (
     accounts,
@@ -36,7 +38,7 @@ from stack import (
     validation,
     wiring,
 )
-from stack.contradictions import contradictions
+from stack.contradictions import contradictions, without_effect
 from stack.errors import InvalidError, nearest
 from stack.layers import LOGIN_IN_URL, SETTING, Given, Read, check_names
 from stack.release import Release
@@ -63,7 +65,27 @@ _HIDDEN = ("registry_login", "docker_proxy", "ca_certificates", "secrets_command
 # How pydantic names the types that a value was tried as; they stand among the keys that lead to it.
 _OF_PYDANTIC = re.compile(r"dict\[|constrained-str|literal\[|\[key\]")
 _PATH, _MIRROR, _PROJECT, _WEB, _LOG_SIZE, _HTTPS, _KEY, _PEM = _PATTERNS
-AbsolutePath = Annotated[str, Field(pattern=_PATH)]
+# Folders that the system, or another program, takes for its own; in those of VOLATILE nothing outlives a boot.
+SYSTEM = set(
+    """
+    /bin /boot /etc /home /lib /lib64 /root /sbin /tmp /usr /usr/bin /usr/lib /usr/local /usr/sbin /usr/share
+    /var /var/lib /var/lib/containerd /var/lib/docker /var/log /var/tmp
+    """.split()  # noqa: SIM905
+)
+VOLATILE = ("/dev/", "/proc/", "/run/", "/sys/")
+
+
+def _own_folder(path: str) -> str:
+    """The knob root as it was given; PydanticCustomError for a folder that is not the deployment's alone."""
+    # Written in another way it would look like another folder, where two deployments are compared.
+    if normpath(path) != path or path.startswith("//"):
+        raise PydanticCustomError("root", "must have no .., no . and no // in it, as /opt/dify")
+    if path in SYSTEM or f"{path}/".startswith(VOLATILE):
+        raise PydanticCustomError("root", "is the system's own folder; name one that only Dify uses, as /opt/dify")
+    return path
+
+
+AbsolutePath = Annotated[str, Field(pattern=_PATH), AfterValidator(_own_folder)]
 # A host with port and path, as an image's name begins: no scheme.
 Mirror = Annotated[str, Field(pattern=_MIRROR)]
 
@@ -236,7 +258,8 @@ def _complete(
     differs = {name: value for name, value in values.items() if name in given or value != _default(facts, name)}
     words = secrets.published_words(facts, {n: v for n, v in own.items() if kept.get(n) == v}, env_file)
     size, asks = sizes.resolve(knobs.size, memory), derived.warnings(knobs, facts, given, kept, chosen, memory)
-    warnings = (*found.warnings, *layers.empties(found, facts), *words, *asks)
+    idle = validation.placed(without_effect(facts, given, values), found.last) if knobs.mode == "dify" else ()
+    warnings = (*found.warnings, *layers.empties(found, facts, values), *idle, *words, *asks)
     return Settings(host, knobs, facts, differs, frozenset(given), chosen, found.given, warnings, size)
 
 
@@ -323,6 +346,26 @@ def read_knobs(data: Mapping[str, Any], folder: Path = Path()) -> Knobs:
     return knobs
 
 
+def may_be(name: str) -> str:
+    """What may be given as a knob, for people; empty when its kind alone says too little."""
+    return _words(Knobs.model_json_schema()["properties"][name])
+
+
+def _words(kind: Mapping[str, Any]) -> str:
+    """A kind as pydantic describes it in JSON Schema, in words."""
+    if "anyOf" in kind:
+        words = [_words(one) for one in kind["anyOf"]]
+        return ", or ".join(words) if all(words) else ""
+    if "enum" in kind or "const" in kind:
+        return " or ".join(map(repr, kind.get("enum", [kind.get("const")])))
+    if "pattern" in kind:
+        said = _PATTERNS.get(kind["pattern"], "a size with a unit, as 4GiB")
+        return said.removeprefix("must be ").replace("must ", "text that must ")
+    if kind.get("type") == "integer":
+        return f"a whole number of at least {kind['minimum']}" if "minimum" in kind else "a whole number"
+    return {"boolean": "True or False", "array": "a list", "object": "a dictionary"}.get(kind.get("type", ""), "")
+
+
 def _no_knob(name: object, known: Iterable[str]) -> str:
     """What is wrong with a name that looks like a knob and is none; what looks like nothing of ours is the operator's."""
     if not isinstance(name, str):
@@ -349,4 +392,4 @@ def _knob_line(data: Mapping[str, Any], wrong: Any, folder: Path) -> str:
     return f"{name}{inside}{shown} in {layers.place_of(data, name, folder)}: {said}"
 
 
-__all__ = ["Knobs", "Settings", "check_names", "load", "read_knobs", "release_of"]
+__all__ = ["Knobs", "Settings", "check_names", "load", "may_be", "read_knobs", "release_of"]

@@ -76,11 +76,13 @@ def _one_line(text: str) -> str:
 
 
 def placed(lines: Iterable[str], given: Mapping[str, Given]) -> list[str]:
-    """The same lines with file and line before those that begin with a setting which the operator gave."""
-    return [
-        f"{given[word[0]].where}: {line}" if (word := re.match(r"\w+", line)) and word[0] in given else line
-        for line in lines
-    ]
+    """The same lines with file and line before those that name a setting which the operator gave; the first of such counts."""
+    return [f"{given[names[0]].where}: {line}" if (names := _given_in(line, given)) else line for line in lines]
+
+
+def _given_in(line: str, given: Mapping[str, Given]) -> list[str]:
+    # Behind the first word only names with _: DEBUG and LANG are words of other lines too.
+    return [name for name in re.findall(r"^\w+|\b[A-Z][A-Z0-9]*_\w+", line) if name in given]
 
 
 def ordered(lines: Iterable[str]) -> list[str]:

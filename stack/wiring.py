@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from posixpath import normpath
 
 from stack import external, redis
 from stack.choices import DATABASE_PORTS, DATABASES, LISTS, REDIS, SANDBOX_KEYS, UNSTRUCTURED, VECTOR_STORES, Choice
@@ -156,7 +157,8 @@ def derive(
 def _contradictions(given: Mapping[str, str]) -> Iterable[str]:
     if given.get("MIGRATION_ENABLED", "false") != "false":
         yield "MIGRATION_ENABLED: the migration is a step of the deployment; leave this setting out"
-    if not given.get("PGDATA", PGDATA_MOUNT).startswith(PGDATA_MOUNT):
+    folder = given.get("PGDATA", PGDATA_MOUNT)
+    if not (folder.startswith(PGDATA_MOUNT) and f"{normpath(folder)}/".startswith(PGDATA_MOUNT)):
         yield f"PGDATA={given['PGDATA']}: must be below {PGDATA_MOUNT}, the only folder that outlives the container"
     if "COMPOSE_PROFILES" in given:
         yield "COMPOSE_PROFILES: follows from VECTOR_STORE and DB_TYPE; for others use the knob profiles"

@@ -124,9 +124,58 @@ def test_a_secret_that_the_host_makes_is_said_to_be_there(operator: Operator) ->
 def test_a_knob_is_explained_with_the_line_that_sets_it(operator: Operator) -> None:
     operator.write("group_data/dify.py", '# ours\nroot = "/srv/dify"\n')
     said = squeezed(operator.reads("explain", "root", "--host", "web1"))
-    assert said[:3] == ["root", "knob Where configuration and data lie on the host.", "default '/opt/dify'"]
+    assert said[:3] == [
+        "root",
+        "knob Where configuration and data lie on the host.",
+        "may be an absolute path without spaces, as /opt/dify",
+    ]
+    assert said[3] == "default '/opt/dify'"
     assert re.fullmatch(r"group_data/all\.py line \d+ '/opt/dify'", said[-2])
     assert said[-1] == "-> group_data/dify.py line 2 '/srv/dify'"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("tls", "'off' or 'own' or 'letsencrypt' or 'proxy'"),
+        ("harden", "True or False"),
+        ("hsts", "a whole number of at least 0"),
+        ("min_memory", "a size with a unit, as 4GiB, or a whole number of at least 0"),
+        ("docker_repository", "text that must begin with http:// or https://"),
+        ("profiles", "a list"),
+        ("expose", "a dictionary"),
+        ("public_url", ""),
+    ],
+)
+def test_what_may_be_given_as_a_knob_is_said_where_it_is_known(operator: Operator, name: str, words: str) -> None:
+    said = squeezed(operator.reads("explain", name, "--host", "web1"))
+    assert [line for line in said if line.startswith("may be ")] == ([f"may be {words}"] if words else [])
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"http://me:{SECRET}@proxy:3128",
+        f"http://{SECRET}@proxy:3128",
+        f"http://me:a/{SECRET}@proxy:3128",
+        f"http://me:a?b#{SECRET}@proxy:3128",
+        f"http://me:a@{SECRET}@proxy:3128",
+        f"http://:{SECRET}@proxy",
+    ],
+)
+def test_a_login_in_a_url_is_not_shown_whatever_is_in_it(operator: Operator, url: str) -> None:
+    operator.write(".env", f"HTTP_PROXY='{url}'\nLOG_LEVEL='{url}'\n")
+    _, out, err = operator.types("explain", "HTTP_PROXY")
+    assert "(secret)" in out
+    _, more, errors = operator.types("check")
+    assert "LOG_LEVEL: must be one of DEBUG" in errors
+    assert SECRET not in out + err + more + errors
+
+
+@pytest.mark.parametrize("url", ["http://proxy.lan:3128", "http://proxy.lan/@me", "me@example.com", "http://x/?q=a@b"])
+def test_an_address_without_a_login_is_shown(operator: Operator, url: str) -> None:
+    operator.write(".env", f"HTTP_PROXY={url}\n")
+    assert f"-> .env line 1 {url}" in squeezed(operator.reads("explain", "HTTP_PROXY", "--host", "web1"))
 
 
 def test_every_knob_has_a_meaning_and_those_with_secrets_are_not_shown(operator: Operator) -> None:
@@ -214,6 +263,55 @@ def test_each_host_that_is_right_is_a_line(operator: Operator) -> None:
         "web2: fine: Dify 1.11.4, 2 settings given",
     ]
     assert said[0].startswith("warning: web1, web2: .env line 2: LOG_DATEFORMAT is empty")
+    assert "the release's %Y-%m-%d %H:%M:%S counts; give a value or take it out" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "counts"),
+    [
+        ("CONSOLE_API_URL=", "what follows from other settings and knobs, https://dify.example.com, counts"),
+        ("NGINX_SERVER_NAME=", "what follows from other settings and knobs, dify.example.com, counts"),
+        ("DB_PASSWORD=", "the host's own or a new one counts"),
+        ("QDRANT_API_KEY=", "the release's own counts"),
+        ("LOG_LEVEL=", "the release's INFO counts"),
+    ],
+)
+def test_of_an_empty_value_it_is_said_which_counts_instead(operator: Operator, line: str, counts: str) -> None:
+    operator.write(".env", f"{line}\n")
+    operator.write("group_data/dify.py", 'public_url = "https://dify.example.com"\n')
+    name = line.rstrip("=")
+    assert (
+        f"{name} is empty, as if it were not there: {counts}; give a value" in operator.reads("check").splitlines()[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "knobs", "said"),
+    [
+        (
+            "CERTBOT_EMAIL=me@example.com",
+            "",
+            'while NGINX_ENABLE_CERTBOT_CHALLENGE is false; set tls = "letsencrypt", or',
+        ),
+        (
+            "CERTBOT_DOMAIN=example.com",
+            "",
+            'while NGINX_ENABLE_CERTBOT_CHALLENGE is false; set tls = "letsencrypt", or',
+        ),
+        ("NGINX_SSL_CERT_FILENAME=x.crt", "", 'while NGINX_HTTPS_ENABLED is false; set tls = "own", or take it out'),
+        ("NGINX_SSL_CERT_FILENAME=dify.crt", "", ""),
+        ("NGINX_HTTPS_ENABLED=true\nNGINX_SSL_CERT_FILENAME=x.crt", "", ""),
+        ("CERTBOT_EMAIL=me@example.com", 'tls = "letsencrypt"\npublic_url = "https://dify.example.com"', ""),
+        ("CERTBOT_EMAIL=me@example.com", 'profiles = ["certbot"]', ""),
+    ],
+)
+def test_a_setting_that_nothing_reads_is_warned_of(operator: Operator, line: str, knobs: str, said: str) -> None:
+    operator.write(".env", f"{line}\n")
+    operator.write("group_data/dify.py", knobs)
+    found = [one for one in operator.reads("check").splitlines() if "nothing reads it" in one]
+    assert [f"warning: web1, web2: .env line 1: {line}: nothing reads it {said}" in one for one in found] == [
+        True
+    ] * bool(said)
 
 
 def test_what_is_wrong_is_a_line_each_and_exit_code_1(operator: Operator) -> None:

@@ -30,7 +30,7 @@ VALUES = [
     ),
     ("SQLALCHEMY_POOL_SIZE", ["-1", "30.0"], "must be a whole number of at least 0"),
     ("CODE_MIN_NUMBER", ["0", "5"], "must be a whole number of at most -1"),
-    ("POSTGRES_MAX_CONNECTIONS", ["0", "262144", "1e3"], "must be a whole number from 1 to 262143"),
+    ("POSTGRES_MAX_CONNECTIONS", ["0", "3", "262144", "1e3"], "must be a whole number from 4 to 262143"),
     ("PM2_INSTANCES", ["all", "-2"], "must be a whole number of at least -1, or max"),
     ("NGINX_WORKER_PROCESSES", ["Auto", "0"], "must be a whole number of at least 1, or auto"),
     ("SSRF_DEFAULT_TIME_OUT", ["0", "5s", "-1", "inf", "nan"], "must be a number above 0 (seconds)"),
@@ -100,6 +100,13 @@ VALUES = [
         "must be * or http(s)://host",
     ),
     ("UPLOAD_FILE_EXTENSION_BLACKLIST", ["exe,,bat", ",exe"], "must be words with commas between, none empty"),
+    ("LOG_TZ", ["Mars/Olympus", "Europe", "UTC+1", "Europe/Berln"], "must be a time zone, as Europe/Berlin or UTC"),
+    (
+        "CHECK_UPDATE_URL",
+        ["http://[::::]", "http://[10.0.0.1]:6333"],
+        "must be a URL that begins with http",
+    ),
+    ("REDIS_SENTINELS", ["[:]:26379"], "must be host:port, several with commas and without spaces"),
     ("MILVUS_ANALYZER_PARAMS", ["{type: chinese}", "chinese"], "must be JSON"),
     ("CERTBOT_EMAIL", ["me", "me@example", "me @example.com"], "must be an e-mail address"),
     ("NGINX_SSL_CERT_FILENAME", ["ssl/dify.crt", "/etc/dify.crt"], "must be the name of a file, without a folder"),
@@ -187,6 +194,39 @@ LINES = [
     ("MIGRATION_ENABLED=true", "MIGRATION_ENABLED: the migration is a step of the deployment"),
     ("COMPOSE_PROFILES=qdrant", "COMPOSE_PROFILES: follows from VECTOR_STORE and DB_TYPE"),
     ("PGDATA=/data", "PGDATA=/data: must be below /var/lib/postgresql/data/"),
+    (
+        "PGDATA=/var/lib/postgresql/data/../../x",
+        "PGDATA=/var/lib/postgresql/data/../../x: must be below /var/lib/postgresql/data/, the only folder that outlives",
+    ),
+    # Dify adds these paths itself.
+    (
+        "CONSOLE_API_URL=http://x/console/api",
+        "CONSOLE_API_URL=http://x/console/api: must end before /console/api: Dify itself puts that behind it",
+    ),
+    ("APP_API_URL=http://x/api/", "APP_API_URL=http://x/api/: must end before /api: Dify itself puts that behind it"),
+    (
+        "SERVICE_API_URL=http://x/v1",
+        "SERVICE_API_URL=http://x/v1: must end before /v1: Dify itself puts that behind it",
+    ),
+    ("FILES_URL=http://x/files", "FILES_URL=http://x/files: must end before /files: Dify itself puts that behind it"),
+    (
+        "TRIGGER_URL=http://x/triggers",
+        "TRIGGER_URL=http://x/triggers: must end before /triggers: Dify itself puts that",
+    ),
+    (
+        "APP_WEB_URL=http://x/chat",
+        "APP_WEB_URL=http://x/chat: must have no path: Dify's web image was built to lie at the",
+    ),
+    (
+        "QDRANT_URL=http://a[b@qdrant",
+        "QDRANT_URL: must be a host with or without scheme and port, as in db.example.com",
+    ),
+    # A line is that of the first setting in it which was given.
+    (
+        "REDIS_SENTINELS=a:26379",
+        "REDIS_SENTINELS: needs REDIS_SENTINEL_SERVICE_NAME (host:port,host:port and the master's name)",
+    ),
+    ("REDIS_CLUSTERS=a:6379", "REDIS_CLUSTERS: Dify's plugin daemon does not speak to a Redis Cluster"),
     (
         "CODE_EXECUTION_ENDPOINT=http://sandbox:8194",
         "CODE_EXECUTION_ENDPOINT=http://sandbox:8194: api and worker have no network in common with the sandbox",
@@ -277,10 +317,35 @@ KNOBS: list[tuple[str, str]] = [
     ('dify_version = "1.11.5"', "dify_version = '1.11.5': no such release here; known: 1.11.4"),
     ('root = "opt/dify"', "root = 'opt/dify' in group_data/dify.py line 1: must be an absolute path"),
     ('\n\nroot = "/opt/my dify"', "root = '/opt/my dify' in group_data/dify.py line 3: must be an absolute path"),
+    *(
+        (
+            f'root = "{root}"',
+            f"root = '{root}' in group_data/dify.py line 1: must have no .., no . and no // in it, as /opt/dify",
+        )
+        for root in ("/opt/../etc", "/opt/dify/../x", "/opt//dify", "//etc", "/./etc")
+    ),
+    *(
+        (
+            f'root = "{root}"',
+            f"root = '{root}' in group_data/dify.py line 1: is the system's own folder; name one that only",
+        )
+        for root in (
+            "/etc",
+            "/usr",
+            "/var",
+            "/home",
+            "/root",
+            "/boot",
+            "/proc",
+            "/sys/x",
+            "/run/dify",
+            "/var/lib/docker",
+        )
+    ),
     ('project = "Dify"', "project = 'Dify' in group_data/dify.py line 1: must be small letters"),
     ('profiles = "qdrant"', "profiles = 'qdrant' in group_data/dify.py line 1: must be a valid list"),
     ('profiles = ["qdrnt"]', "profiles: no service has the profile 'qdrnt'"),
-    ('images = {"ngnix": "nginx:1.29.1"}', "images"),
+    ('images = {"ngnix": "nginx:1.29.1"}', f"images['ngnix']: no such service; known: {ANY}; did you mean nginx?"),
     ("images = {'api': 1}", "images['api'] = {'api': 1} in group_data/dify.py line 1: must be a valid string"),
     (
         'image_registry = "https://registry.lan"',
@@ -310,7 +375,10 @@ KNOBS: list[tuple[str, str]] = [
         'docker_registry_mirrors = ["m.lan"]',
         "docker_registry_mirrors = ['m.lan'] in group_data/dify.py line 1: must begin with http",
     ),
-    ('docker_proxy = {"ftp": "http://proxy"}', "docker_proxy"),
+    (
+        'docker_proxy = {"ftp": "http://proxy"}',
+        "docker_proxy['ftp'] in group_data/dify.py line 1: must be 'http', 'https' or 'no_proxy'",
+    ),
     ("min_cpus = 'two'", "min_cpus = 'two' in group_data/dify.py line 1: must be a valid integer"),
     (
         'min_memory = "plenty"',
@@ -326,8 +394,14 @@ KNOBS: list[tuple[str, str]] = [
         '\nadmin = {"email": "a@b", "name": "A"}',
         "admin in group_data/dify.py line 2: email 'a@b' is no address that Dify takes",
     ),
-    ('public_url = "dify.example.com"', "public_url"),
-    ('public_url = "https://example.com/dify"', "public_url"),
+    (
+        'public_url = "dify.example.com"',
+        "public_url = 'dify.example.com' in group_data/dify.py line 1: must begin with http:// or https://",
+    ),
+    (
+        'public_url = "https://example.com/dify"',
+        "public_url = 'https://example.com/dify' in group_data/dify.py line 1: must end after the host and port: Dify's",
+    ),
     ('secrets = "vault"', "secrets = 'vault' in group_data/dify.py line 1: must be 'host' or 'file'"),
     (
         'secrets = "file"',
@@ -535,6 +609,34 @@ def said_of(folder: Path, files: dict[str, str | bytes], typed: list[str] | None
 def begins(line: str, expected: str) -> bool:
     """Whether a line begins as expected."""
     return bool(re.match(".*?".join(map(re.escape, expected.split(ANY))), line))
+
+
+def test_the_guard_against_connections_works() -> None:
+    with pytest.raises(AssertionError, match="a connection to"), socket.socket() as one:
+        one.connect(("127.0.0.1", 9))
+    with pytest.raises(AssertionError, match="a connection to"):
+        socket.create_connection(("127.0.0.1", 9))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CONSOLE_API_URL=https://gateway.example.com/dify\nCONSOLE_WEB_URL=https://gateway.example.com",
+        "SERVICE_API_URL=https://gateway.example.com/tenant",
+        "PGDATA=/var/lib/postgresql/data/a/../pgdata",
+        "LOG_TZ=US/Eastern",
+        "LOG_TZ=Asia/Calcutta",
+        "LOG_TZ=etc/gmt+5",
+        "DB_HOST=[2001:db8::1]\nDB_PASSWORD=OfTheDatabase",
+    ],
+)
+def test_what_is_right_is_not_refused(tmp_path: Path, text: str) -> None:
+    assert said_of(tmp_path, {".env": text}) == []
+
+
+@pytest.mark.parametrize("root", ["/srv", "/opt/dify", "/var/lib/dify", "/home/me/dify", "/mnt/a..b"])
+def test_a_folder_of_ones_own_is_a_root(tmp_path: Path, root: str) -> None:
+    assert said_of(tmp_path, {"group_data/dify.py": f'root = "{root}"'}) == []
 
 
 def test_a_checkout_without_a_mistake_is_right(tmp_path: Path) -> None:
