@@ -23,6 +23,8 @@ from stack.release import Release
 from stack.secrets import is_secret
 
 SETTING = re.compile(r"[A-Z][A-Z0-9_]*")
+# What os.fsdecode makes of bytes that are no UTF-8.
+LONE = "has a lone surrogate in it, which no file can hold; give it another value"
 # A login in a URL is a secret, whatever the setting is called: a token alone, or a password with any sign in it.
 LOGIN_IN_URL = re.compile(r"://(?:[^/?#\s]+|[^/@]*:.*)@")
 
@@ -165,10 +167,8 @@ def _from_data(found: Read, source: Source, folder: Path) -> Iterator[Given]:
             found.lines.append(
                 f"{where}: {name} is a secret, which everybody on this machine could read there; give it in env/"
             )
-        elif isinstance(value, str) and not _encodes(value):
-            found.lines.append(
-                f"{where}: {name}: has a lone surrogate in it, which no file can hold; give it another value"
-            )
+        elif isinstance(value, str) and not encodes(value):
+            found.lines.append(f"{where}: {name}: {LONE}")
         elif isinstance(value, bool):
             yield Given(name, str(value).lower(), where)
         elif isinstance(value, str | int | float):
@@ -177,12 +177,13 @@ def _from_data(found: Read, source: Source, folder: Path) -> Iterator[Given]:
             found.lines.append(f"{where}: {name}: must be text, a number, True or False, not {type(value).__name__}")
 
 
-def _encodes(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def encodes(value: object) -> bool:
+    """Whether UTF-8, in which all files are, can hold the text of a value, and of all that is in it."""
+    if isinstance(value, Mapping):
+        return all(encodes(one) for pair in value.items() for one in pair)
+    if isinstance(value, list | tuple):
+        return all(map(encodes, value))
+    return not isinstance(value, str) or not re.search("[\ud800-\udfff]", value)
 
 
 def _from_file(found: Read, known: set[str], file: Path, folder: Path) -> Iterator[Given]:

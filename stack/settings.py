@@ -308,7 +308,8 @@ def _judged(wrong: _Wrong, found: Read, facts: Release, data: Mapping[str, Any])
     # Of a mistyped choice nothing can follow; what follows from the default instead would only confuse.
     if not set(wiring.CHOICES) & bad:
         profiles = data.get("profiles")
-        wrong.of(lambda: wiring.choose(facts, given, profiles if isinstance(profiles, list) else []), last, bad)
+        named = [one for one in profiles if isinstance(one, str)] if isinstance(profiles, list) else []
+        wrong.of(lambda: wiring.choose(facts, given, named), last, bad)
     return given
 
 
@@ -331,6 +332,10 @@ def read_knobs(data: Mapping[str, Any], folder: Path = Path()) -> Knobs:
     lines = [
         f"{name} in {layers.place_of(data, name, folder)}: {said}" for name in data if (said := _no_knob(name, known))
     ]
+    if lone := [name for name in data if name in known and not layers.encodes(data[name])]:
+        raise InvalidError(
+            [*lines, *(f"{name} in {layers.place_of(data, name, folder)}: {layers.LONE}" for name in lone)]
+        )
     try:
         knobs = Knobs.model_validate({name: value for name, value in data.items() if isinstance(name, str)})
     except ValidationError as error:

@@ -21,7 +21,7 @@ from pyinfra_cli.util import parse_cli_arg
 
 from stack.checks import check
 from stack.errors import InvalidError, nearest
-from stack.layers import Data, Source
+from stack.layers import Data, Source, encodes
 
 SHAPE = 'a group is a list of hosts, or (hosts, {data}); a host is "name" or ("name", {data})'
 
@@ -147,7 +147,7 @@ def _make(named: str, typed: Iterable[str], folders: Iterable[str] = ()) -> Inve
         named, override_data=override, cwd=str(Path.cwd()), group_data_directories=list(folders)
     )
     if wrong := [
-        f"host {one.name!r}: a name must not begin with / and have no .. in it; give the address as ssh_hostname"
+        f"host {one.name!r}: a name must not begin with /, have no .. and no lone surrogate; give the address as ssh_hostname"
         for one in found
         if _no_file(one.name)
     ]:
@@ -157,7 +157,7 @@ def _make(named: str, typed: Iterable[str], folders: Iterable[str] = ()) -> Inve
 
 def _no_file(name: str) -> bool:
     """Whether a host's name cannot be a file's: of it are env/<host>.env, secrets/<host>.age, the folder that is rendered."""
-    return name.startswith("/") or ".." in name.split("/")
+    return name.startswith("/") or ".." in name.split("/") or not encodes(name)
 
 
 def _pairs(typed: Iterable[str]) -> dict[str, str]:

@@ -39,7 +39,7 @@ VALUES = [
     ("POSTGRES_SHARED_BUFFERS", ["128mb", "128M", "a lot"], "must be a size with kB, MB, GB or TB, as in 128MB"),
     ("MYSQL_INNODB_BUFFER_POOL_SIZE", ["512MB", "half"], "must be a size with K, M or G, as in 512M"),
     ("NGINX_CLIENT_MAX_BODY_SIZE", ["100MB", "-1"], "must be a size with k, m or g, as in 100M"),
-    ("OPENSEARCH_JAVA_OPTS_MAX", ["1GB"], "must be a size with k, m or g, as in 512m"),
+    ("OPENSEARCH_JAVA_OPTS_MAX", ["1GB", "1" * 5000], "must be a size with k, m or g, as in 512m"),
     ("OCEANBASE_MEMORY_LIMIT", ["6 G"], "must be a size with K, M or G, as in 6G"),
     (
         "POSTGRES_STATEMENT_TIMEOUT",
@@ -344,6 +344,15 @@ KNOBS: list[tuple[str, str]] = [
     ),
     ('project = "Dify"', "project = 'Dify' in group_data/dify.py line 1: must be small letters"),
     ('profiles = "qdrant"', "profiles = 'qdrant' in group_data/dify.py line 1: must be a valid list"),
+    ("profiles = [['x']]", "profiles = [['x']] in group_data/dify.py line 1: must be a valid string"),
+    (
+        r'profiles = ["\udc80"]',
+        "profiles in group_data/dify.py line 1: has a lone surrogate in it, which no file can hold",
+    ),
+    (
+        r'expose = {5: "\udc80"}',
+        "expose in group_data/dify.py line 1: has a lone surrogate in it, which no file can hold",
+    ),
     ('profiles = ["qdrnt"]', "profiles: no service has the profile 'qdrnt'"),
     ('images = {"ngnix": "nginx:1.29.1"}', f"images['ngnix']: no such service; known: {ANY}; did you mean nginx?"),
     ("images = {'api': 1}", "images['api'] = {'api': 1} in group_data/dify.py line 1: must be a valid string"),
@@ -549,9 +558,14 @@ FILES: list[tuple[str, str | bytes, str]] = [
     (
         "inventory.py",
         'dify = ["../../x"]',
-        "host '../../x': a name must not begin with / and have no .. in it; give the",
+        "host '../../x': a name must not begin with /, have no .. and no lone surrogate; give the",
     ),
-    ("inventory.py", 'dify = ["/x"]', "host '/x': a name must not begin with / and have no .. in it; give"),
+    ("inventory.py", r'dify = ["\udc80"]', r"host '\udc80': a name must not begin with /, have no .. and no lone"),
+    (
+        "inventory.py",
+        'dify = ["/x"]',
+        "host '/x': a name must not begin with /, have no .. and no lone surrogate; give",
+    ),
     (
         "inventory.py",
         r'dify = [("web1", {"LOG_TZ": "\udc80"})]',
