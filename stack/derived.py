@@ -53,6 +53,7 @@ def warnings(
     lines = [*sizes.warnings(knobs.size, memory), *exposure.warnings(knobs)]
     if knobs.mode == "dify":
         lines += advisories.warnings(release.version, store)
+        lines += tls.cautions(knobs, given.get("EXPOSE_NGINX_PORT") or release.default("EXPOSE_NGINX_PORT"))
         if kept and knobs.workflow_log_retention_days and CLEANUP not in given and not _cleans(kept, chosen):
             lines.append(
                 f"workflow runs and their messages are kept for ever here, as before: {CLEANUP}=true in .env has those "

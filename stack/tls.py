@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from functools import cache
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,8 @@ OUR_OPTIONS = set(
     --config-dir --work-dir --logs-dir
     """.split()  # noqa: SIM905
 )
+# Where Docker takes the networks of containers from, unless docker_address_pools says otherwise.
+POOLS = [ip_network("172.16.0.0/12"), ip_network("192.168.0.0/16")]
 # Where systems keep the authorities that they trust in one file.
 BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
 PEM = serialization.Encoding.PEM
@@ -100,6 +102,33 @@ def problems(release: Release, given: Mapping[str, str], data: Mapping[str, Any]
         yield 'tls = "proxy": needs trusted_proxies, the addresses that the other proxy asks from, as ["192.0.2.10"]'
     if tls == "letsencrypt":
         yield from _letsencrypt(release, given, public)
+    hsts = data.get("hsts")
+    if tls == "off" and https != "true" and isinstance(hsts, int) and hsts > 0:
+        yield (
+            f'hsts = {hsts}: tls = "off" serves no https that browsers could stay with; take it out, or set tls = "proxy" '
+            "where another proxy ends TLS"
+        )
+
+
+def cautions(knobs: Knobs, port: str) -> Iterator[str]:
+    """A line for each trusted proxy that may be Docker itself, which hands on what comes by IPv6 from an address of its own.
+
+    port: EXPOSE_NGINX_PORT.
+    """
+    bound = port.rpartition(":")[0].strip("[]")
+    if knobs.tls != "proxy" or (bound and bound != "0.0.0.0" and (ip_address(bound).is_loopback or "." in bound)):
+        return
+    pools = [ip_network(str(pool["base"])) for pool in knobs.docker_address_pools] or POOLS
+    for proxy in knobs.trusted_proxies:
+        network = ip_network(proxy)
+        # The address that Docker wears is a network's first.
+        if network.num_addresses == 1 and not str(network[0]).endswith(".1"):
+            continue
+        if any(network.version == pool.version and network.overlaps(pool) for pool in pools):
+            yield (
+                f"trusted_proxies: {proxy} is where Docker takes its own addresses from, and whoever comes by IPv6 wears one: "
+                "name the proxy's own address, or publish nginx where only it comes, as EXPOSE_NGINX_PORT=127.0.0.1:8080"
+            )
 
 
 def _address(tls: object, public_url: str, public: address.Address | None) -> Iterator[str]:
@@ -133,6 +162,11 @@ def _letsencrypt(release: Release, given: Mapping[str, str], public: address.Add
     domain = given.get("CERTBOT_DOMAIN", "")
     if domain and public and domain != public.host:
         yield f"CERTBOT_DOMAIN={domain}: the certificate is for the name in public_url, {public.host}; leave it out"
+    if any(word.startswith("--eab") for word in given.get("CERTBOT_OPTIONS", "").split()):
+        yield (
+            "CERTBOT_OPTIONS: an EAB key would stand in the list of processes; write eab-kid = ... and eab-hmac-key = ... into "
+            "volumes/certbot/conf/cli.ini on the host, with mode 0600, which certbot reads"
+        )
     ours = [word for word in given.get("CERTBOT_OPTIONS", "").split() if word.partition("=")[0] in OUR_OPTIONS]
     if ours:
         yield f"CERTBOT_OPTIONS: {' '.join(ours)}: public_url, acme_server and the script on the host say that; take it out"

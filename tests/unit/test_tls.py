@@ -224,6 +224,8 @@ def test_a_key_in_place_of_its_path_is_not_shown(wanting: Wanting) -> None:
         ({**EMAIL, "CERTBOT_DOMAIN": "x.example.com"}, LETSENCRYPT, "CERTBOT_DOMAIN=x.example.com: the certificate is for"),
         ({**EMAIL, "NGINX_ENABLE_CERTBOT_CHALLENGE": "false"}, LETSENCRYPT, "NGINX_ENABLE_CERTBOT_CHALLENGE=false: tls"),
         ({**EMAIL, "CERTBOT_OPTIONS": "--key-type rsa --server=https://x"}, LETSENCRYPT, "CERTBOT_OPTIONS: --server=https://x: "),
+        ({**EMAIL, "CERTBOT_OPTIONS": "--eab-kid=k --eab-hmac-key k"}, LETSENCRYPT, "CERTBOT_OPTIONS: an EAB key would stand in"),
+        ({}, {"hsts": 600}, 'hsts = 600: tls = "off" serves no https that browsers could stay with; take it out, or set tls ='),
         ({"NGINX_HTTPS_ENABLED": "true"}, {"tls": "proxy", "public_url": f"https://{HOST}"}, "NGINX_HTTPS_ENABLED=true: tls"),
         ({}, {"tls": "on"}, "tls = 'on' in "),
         ({}, {"acme_server": "http://ca.example.com"}, "must be letsencrypt, staging or the https:// address of an ACME directory"),
@@ -252,3 +254,29 @@ def test_letsencrypt_brings_what_it_needs() -> None:
 def test_in_middleware_mode_there_is_no_tls() -> None:
     stack = stack_of({}, mode="middleware", tls="own")
     assert stack.settings.certificate is None
+
+
+@pytest.mark.parametrize(
+    ("proxy", "given", "changed", "doubted"),
+    [
+        ("172.16.0.0/12", "", {}, True),
+        ("10.0.0.0/8", "", {}, False),
+        ("172.18.0.1", "0.0.0.0:80", {}, True),
+        ("172.18.0.1", "[::]:80", {}, True),
+        ("172.18.0.1", "[2001:db8::1]:80", {}, True),
+        ("172.18.0.1", "127.0.0.1:8080", {}, False),
+        ("172.18.0.1", "[::1]:8080", {}, False),
+        ("172.18.0.1", "192.0.2.7:80", {}, False),
+        ("192.168.1.10", "", {}, False),
+        ("2001:db8::/32", "", {}, False),
+        ("10.201.0.0/24", "", {"docker_address_pools": [{"base": "10.201.0.0/16", "size": 24}]}, True),
+        ("172.18.0.1", "", {"docker_address_pools": [{"base": "10.201.0.0/16", "size": 24}]}, False),
+    ],
+)
+def test_a_trusted_proxy_that_may_be_docker_itself_is_warned_of(
+    proxy: str, given: str, changed: dict[str, Any], doubted: bool
+) -> None:
+    proxied = {"tls": "proxy", "public_url": f"https://{HOST}", "trusted_proxies": [proxy], **changed}
+    lines = settings_of({"EXPOSE_NGINX_PORT": given} if given else {}, **proxied).warnings
+    found = [line for line in lines if line.startswith("trusted_proxies: ")]
+    assert len(found) == doubted, lines
