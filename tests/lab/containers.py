@@ -84,7 +84,10 @@ def reached(host: Host, patience: float = 60, port: int = 80) -> dict[str, Any]:
     """
     deadline = time.monotonic() + patience
     while True:
-        status, body = get(host, "/console/api/stand-in/reached", port)
+        try:
+            status, body = get(host, "/console/api/stand-in/reached", port)
+        except OSError as error:  # too slow, or nobody listens yet
+            status, body = 0, repr(error)
         if status == 200:
             found: dict[str, Any] = json.loads(body)
             return found
