@@ -37,6 +37,7 @@ images.pulled(name="Images", stack=stack)
 external.ready(name="External services", stack=stack)
 if knobs.secrets == "file":
     secret_store.kept(name="Secrets kept", stack=stack)
+tls.at_hand(name="Certificate at hand", stack=stack)
 files.configuration(name="Configuration files", stack=stack)
 
 # From here on services are replaced.

@@ -41,6 +41,7 @@ class Found:
     server: that the certificate came from.
     site: what lies at SITE.
     loaded: the digest of the certificate that nginx has loaded.
+    answers_for_another: whether another site than the wanted one runs here, whose nginx answers challenges for this one too.
     """
 
     now: int = 0
@@ -48,6 +49,7 @@ class Found:
     server: str = ""
     site: str = ""
     loaded: str = ""
+    answers_for_another: bool = False
 
     @property
     def digest(self) -> str:

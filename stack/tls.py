@@ -32,8 +32,6 @@ SERVERS = {
     "letsencrypt": "https://acme-v02.api.letsencrypt.org/directory",
     "staging": "https://acme-staging-v02.api.letsencrypt.org/directory",
 }
-# What certbot calls the certificate, in its files and for nginx.
-CERT_NAME = "dify"
 # An own certificate that ends sooner is warned of.
 SOON = timedelta(days=14)
 # What OpenSSL, and so nginx, takes at the security level that distributions set.

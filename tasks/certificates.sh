@@ -1,36 +1,47 @@
 umask 022
 cd "$root" || exit 1
-live=volumes/certbot/conf/live/$name/fullchain.pem
-held=volumes/certbot/conf/renewal/$name.conf
+live=volumes/certbot/conf/live/$domain/fullchain.pem
+held=volumes/certbot/conf/renewal/$domain.conf
+authorities=$root/certificates/ca.pem
 scratch=$(mktemp -d) || exit 1
 trap 'rm -rf "$scratch"' EXIT
-# A deploy and the timer may come at once.
-exec 9>"$root/.certificates.lock"
-flock 9
 
 fail() {
     echo "no certificate for $domain: $1; the site runs on as it was" >&2
     exit 1
 }
 
-# Whether http://<domain> leads here, tried as an authority does: wherever it is redirected to, whatever certificate is there.
+# A deploy and the timer may come at once. Who can open the file can hold it, so nobody else can.
+lock=$root/.certificates.lock
+(umask 077; : >>"$lock") && chmod 600 "$lock" && exec 9>"$lock" || exit 1
+flock -w 600 9 || fail "another run of it holds $lock for 10 minutes now; end that one (fuser -v $lock) and run this again"
+
+# Whether http://<domain> leads here at each of its addresses, as an authority may take any of them.
 reach() {
     challenges=volumes/certbot/www/.well-known/acme-challenge
     word=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
-    mkdir -p "$challenges" && echo "$word" >"$challenges/$word"
-    code=$(curl --silent --show-error --location --max-redirs 10 --insecure --max-time 20 --noproxy '*' --max-filesize 1000 \
-        --output "$scratch/body" --write-out '%{http_code}' "http://$domain/.well-known/acme-challenge/$word" 2>"$scratch/error")
-    rm -f "$challenges/$word"
-    test "$(cat "$scratch/body" 2>/dev/null)" != "$word" || return 0
-    there=$(getent ahosts "$domain" | awk '{print $1}' | sort -u | tr '\n' ' ')
+    there=$(getent ahosts "$domain" | awk '{print $1}' | sort -u)
     test -n "$there" || fail "$domain has no address in DNS; add an A or AAAA record that leads to this host"
+    mkdir -p "$challenges" && echo "$word" >"$challenges/$word"
+    wrong=
+    for address in $there; do knock "$address" || { wrong=$address; break; }; done
+    rm -f "$challenges/$word"
+    test -n "$wrong" || return 0
     case $code in 000) why=$(sed 's/^curl: ([0-9]*) //; s/\.*$//; 1q' "$scratch/error") ;; *) why="answers $code" ;; esac
-    for address in $there; do
-        ip -o address show | grep -q " $address/" || fail \
-            "http://$domain leads to ${there% }, this host is $(ip route get 192.0.2.1 | sed -n 's/.* src \([^ ]*\).*/\1/p'), and no \
+    ip -o address show | grep -Fq " $wrong/" || fail \
+        "http://$domain leads to $wrong, this host is $(ip route get 192.0.2.1 | sed -n 's/.* src \([^ ]*\).*/\1/p'), and no \
 file of ours comes back ($why); mend its DNS record, or let port 80 through to here"
-    done
-    fail "port 80 at ${there% } is not our nginx ($why); free it, or mend the DNS record of $domain"
+    fail "port 80 at $wrong is not our nginx ($why); free it, or mend the DNS record of $domain"
+}
+
+# Tried as an authority does: wherever it is redirected to, whatever certificate is there.
+knock() {
+    case $1 in *:*) at="[$1]" ;; *) at=$1 ;; esac
+    rm -f "$scratch/body"
+    code=$(curl --silent --show-error --location --max-redirs 10 --insecure --max-time 20 --noproxy '*' --max-filesize 1000 \
+        --resolve "$domain:80:$at" --resolve "$domain:443:$at" --output "$scratch/body" --write-out '%{http_code}' \
+        "http://$domain/.well-known/acme-challenge/$word" 2>"$scratch/error")
+    test "$(cat "$scratch/body" 2>/dev/null)" = "$word"
 }
 
 # What certbot said, brought down to its cause and what to do about it.
@@ -53,14 +64,23 @@ explain() {
 }
 
 # Arguments: more options for certbot. It asks for a certificate where there is none, for another name, or for one that ends soon.
+# Not by Compose: its file and .env here may still be those of a site that is about to be replaced.
 ask() {
     test ! -e "$held" || grep -Fqx "server = $server" "$held" || set -- "$@" --force-renewal
-    docker compose run --rm --no-deps -T --entrypoint sh certbot -c "$inside" certbot \
-        --cert-name "$name" --server "$server" "$@" >"$scratch/said" 2>&1 </dev/null && test -e "$live" && return
+    set -- "$image" -c "$inside" certbot --cert-name "$domain" --server "$server" "$@"
+    test ! -s "$authorities" || set -- --volume "$authorities:$own:ro" "$@"
+    for power in $powers; do set -- --cap-add "$power" "$@"; done
+    certbot=$root/volumes/certbot
+    docker run --rm --pull never --network "${project}_default" \
+        --cap-drop ALL --security-opt no-new-privileges:true --pids-limit "$processes" \
+        --volume "$certbot/conf:/etc/letsencrypt" --volume "$certbot/www:/var/www/html" --volume "$certbot/logs:/var/log/letsencrypt" \
+        --env "CERTBOT_EMAIL=$email" --env "CERTBOT_DOMAIN=$domain" --env "CERTBOT_OPTIONS=$options" --entrypoint sh "$@" \
+        >"$scratch/said" 2>&1 </dev/null && test -e "$live" && return
     fail "$(explain) (more in $root/volumes/certbot/logs/letsencrypt.log)"
 }
 
 serve() {
+    mkdir -p "${site%/*}"
     printf '%s\n' "$1" >"$site.new" && mv -f "$site.new" "$site"
 }
 
@@ -95,6 +115,13 @@ prove() {
 job=${1:-renew}
 test $# -eq 0 || shift
 case $job in
+# While another site still runs, which loads nothing of this. The authorities to trust come on stdin: those here may be its own.
+obtain)
+    cat >"$scratch/ca.pem"; authorities=$scratch/ca.pem
+    test "$check" != yes || reach
+    ask
+    # nginx's next configuration begins with https; a certificate that is not proven yet has no digest.
+    grep -qs /https.conf "$site" || serve "$(printf '%s' "$https" | sed "s/@/none/")" ;;
 issue) test "$check" != yes || reach; ask "$@"; load ;;
 renew) ask "$@"; load ;;
 load) load ;;

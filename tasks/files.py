@@ -14,7 +14,7 @@ from pyinfra import host, state
 from pyinfra.api import FactBase, StringCommand, operation
 
 from stack import dotenv
-from stack.render import File, Stack
+from stack.render import SITE, File, Stack
 from stack.secrets import is_secret, mask
 from tasks.commands import MaskedCommand, private_look, script
 
@@ -24,7 +24,7 @@ LOOK = r"""
 cd "$root" 2>/dev/null || exit 0
 # Without its certificate, lost with its volume, nginx would not start: then this is as good as missing, and http is served.
 site=nginx/letsencrypt/site.conf
-! grep -qs /https.conf $site || test -e volumes/certbot/conf/live/dify/fullchain.pem || lost=$site
+! grep -qs /https.conf $site || test -e "volumes/certbot/conf/live/$domain/fullchain.pem" || lost=$site
 { stat -c '%a %u:%g %n' "$@" 2>/dev/null; sha256sum "$@" 2>/dev/null; } | grep -v " ${lost:-/}\$"
 true
 """
@@ -77,8 +77,9 @@ class Lying(FactBase[Found]):
 
     default = dict
 
-    def command(self, root: str, paths: list[str]) -> StringCommand:
-        return StringCommand(script(LOOK, *paths, root=root))
+    def command(self, root: str, paths: list[str], domain: str = "") -> StringCommand:
+        """+ domain: that certbot's certificate is for"""
+        return StringCommand(script(LOOK, *paths, root=root, domain=domain))
 
     def process(self, output: list[str]) -> Found:
         rows = [line.split(" ", 2) for line in output]
@@ -119,7 +120,8 @@ def configuration(stack: Stack) -> Generator[StringCommand, None, None]:
     + stack: what was rendered
     """
     root = stack.settings.knobs.root
-    found = host.get_fact(Lying, root=root, paths=list(stack.files))
+    domain = stack.settings["CERTBOT_DOMAIN"] if SITE in stack.files else ""
+    found = host.get_fact(Lying, root=root, paths=list(stack.files), domain=domain)
     changed = differing(found, stack.files)
     if not changed:
         host.noop(f"the files below {root} are as wanted")

@@ -14,7 +14,6 @@ from pyinfra.api import FactBase, StringCommand, operation
 from stack import acme
 from stack.external import CERTIFICATES
 from stack.render import SITE, Stack, site
-from stack.tls import CERT_NAME
 from tasks.commands import MaskedCommand, script
 from tasks.nginx import RELOAD
 
@@ -29,7 +28,7 @@ HEAD = """\
 """
 # What runs in certbot's container. requests knows one list of authorities only: the usual ones and ours are made one.
 INSIDE = r"""
-if test -e $own; then
+if test -s $own; then
     { python3 -c 'import requests.certs; print(open(requests.certs.where()).read())'; cat $own; } >/tmp/authorities.pem
     export REQUESTS_CA_BUNDLE=/tmp/authorities.pem
 fi
@@ -66,11 +65,14 @@ echo "now $(date +%s)"
 sha256sum "$@" 2>/dev/null | sed 's/^/file /'
 for ask in is-enabled is-active; do echo "timer $(systemctl $ask "$project-certificates.timer" 2>/dev/null)"; done
 echo "site $(base64 -w 0 "$site" 2>/dev/null)"
-echo "chain $(base64 -w 0 "volumes/certbot/conf/live/$name/fullchain.pem" 2>/dev/null)"
-sed -n 's/^server = /server /p' "volumes/certbot/conf/renewal/$name.conf" 2>/dev/null
-container=$(nginx_container 2>/dev/null)
-test -z "$container" || health "$container" | sed -n 's/.* certificate=\([^ ]*\).*/loaded \1/p'
-true
+echo "chain $(base64 -w 0 "volumes/certbot/conf/live/$domain/fullchain.pem" 2>/dev/null)"
+sed -n 's/^server = /server /p' "volumes/certbot/conf/renewal/$domain.conf" 2>/dev/null
+container=$(nginx_container 2>/dev/null); test -n "$container" || exit 0
+said=$(health "$container")
+printf '%s\n' "$said" | sed -n 's/.* certificate=\([^ ]*\).*/loaded \1/p'
+grep -qs "/live/$domain/" nginx/https.conf && exit 0
+docker port "$container" "$port/tcp" | grep -Fqx "$published" || exit 0
+case "$said " in *" challenges=yes "*) echo "answers_for_another yes" ;; esac
 """
 SCHEDULE = r"""
 set -e; umask 022
@@ -110,9 +112,9 @@ class Certificate(FactBase[Kept]):
     def default() -> Kept:
         return Kept()
 
-    def command(self, root: str, project: str, port: str) -> StringCommand:
-        """+ port: the one that nginx listens at inside"""
-        names = {"root": root, "project": project, "port": port, "site": SITE, "name": CERT_NAME}
+    def command(self, root: str, project: str, port: str, domain: str, published: str) -> StringCommand:
+        """+ port: the one that nginx listens at inside. + published: where authorities reach it, as Docker says it"""
+        names = {"root": root, "project": project, "port": port, "site": SITE, "domain": domain, "published": published}
         return StringCommand(script(RELOAD + LOOK, *paths(root, project), **names))
 
     def process(self, output: list[str]) -> Kept:
@@ -125,6 +127,7 @@ class Certificate(FactBase[Kept]):
             server=said.get("server", ""),
             site=b64decode(said.get("site", "")).decode(errors="replace"),
             loaded=said.get("loaded", ""),
+            answers_for_another=said.get("answers_for_another") == "yes",
         )
         timer = [value for key, _, value in rows if key == "timer"] == ["enabled", "active"]
         return Kept(found, files, timer)
@@ -149,14 +152,37 @@ def paths(root: str, project: str) -> list[str]:
 
 def texts(stack: Stack, wanted: acme.Wish) -> list[str]:
     """What stands in script, service and timer."""
-    knobs = stack.settings.knobs
-    values = {"root": knobs.root, "project": knobs.project, "port": stack.settings["NGINX_PORT"], "site": SITE}
-    values |= {"name": CERT_NAME, "domain": wanted.domain, "server": wanted.server, "https": site("https", "@")}
+    knobs, settings, own = stack.settings.knobs, stack.settings, f"{CERTIFICATES}/ca.pem"
+    values = {"root": knobs.root, "project": knobs.project, "port": settings["NGINX_PORT"], "site": SITE}
+    values |= {"domain": wanted.domain, "server": wanted.server, "https": site("https", "@")}
     values |= {"https_address": wanted.https_address, "https_port": wanted.https_port}
-    values |= {"check": "yes" if wanted.check else "no", "inside": script(INSIDE, own=f"{CERTIFICATES}/ca.pem")}
+    values |= {"check": "yes" if wanted.check else "no", "inside": script(INSIDE, own=own), "own": own}
+    values |= {"email": settings["CERTBOT_EMAIL"], "options": settings["CERTBOT_OPTIONS"]}
+    certbot = stack.services["certbot"]
+    values |= {"image": certbot.image, "powers": " ".join(certbot.needs.capabilities or ())}
+    values |= {"processes": str(certbot.needs.processes)}
     names = {"root": knobs.root, "project": knobs.project, "script": SCRIPT}
     text = HEAD.format_map(names) + script(RELOAD + BODY, **values) + "\n"
     return [text, SERVICE.format_map(names), TIMER.format_map(names)]
+
+
+@operation()
+def at_hand(stack: Stack) -> Generator[StringCommand, None, None]:
+    """There is a certificate for a new name before the site that runs is replaced; one that fails leaves that site as it is.
+
+    Not where nothing runs that could answer the authority: there `certificate` asks, when nginx is up.
+
+    + stack: what shall run
+    """
+    wanted = acme.wish(stack)
+    found = _found(stack, wanted).certificate if wanted else acme.Found()
+    if wanted and found.answers_for_another and (why := acme.lacking(found, wanted)):
+        _say(wanted, why)
+        run = script('sh -c "$text" certificates obtain', text=texts(stack, wanted)[0])
+        authorities = stack.settings.knobs.ca_certificates
+        yield MaskedCommand(run, secrets=stack.settings.secrets, _stdin=authorities)
+    else:
+        host.noop("no running site waits for a certificate")
 
 
 @operation()
@@ -185,10 +211,22 @@ def _unscheduled(project: str) -> Generator[StringCommand, None, None]:
         host.noop("no certificate is renewed")
 
 
+def _found(stack: Stack, wanted: acme.Wish) -> Kept:
+    knobs, at = stack.settings.knobs, stack.settings["EXPOSE_NGINX_PORT"]
+    names = {"root": knobs.root, "project": knobs.project, "domain": wanted.domain}
+    names |= {"port": stack.settings["NGINX_PORT"], "published": at if ":" in at else f"0.0.0.0:{at}"}
+    found: Kept = host.get_fact(Certificate, **names)
+    return found
+
+
+def _say(wanted: acme.Wish, why: str) -> None:
+    host.log(f"asking {wanted.server} for a certificate for {wanted.domain}: {why}")
+
+
 def _kept(stack: Stack, wanted: acme.Wish) -> Generator[StringCommand, None, None]:
     knobs = stack.settings.knobs
     names = {"root": knobs.root, "project": knobs.project}
-    found = host.get_fact(Certificate, port=stack.settings["NGINX_PORT"], **names)
+    found = _found(stack, wanted)
     contents = texts(stack, wanted)
     lie = [found.files.get(path) for path in paths(**names)]
     right = lie == [sha256(text.encode()).hexdigest() for text in contents] and found.timer
@@ -197,7 +235,7 @@ def _kept(stack: Stack, wanted: acme.Wish) -> Generator[StringCommand, None, Non
         yield StringCommand(script(SCHEDULE, units=UNITS, script=SCRIPT, **names, **given))
     why = acme.lacking(found.certificate, wanted)
     if why:
-        host.log(f"asking {wanted.server} for a certificate for {wanted.domain}: {why}")
+        _say(wanted, why)
     if why or not found.certificate.is_served:
         run = script('sh "$root/$script" "$job"', root=knobs.root, script=SCRIPT, job="issue" if why else "load")
         yield MaskedCommand(run, secrets=stack.settings.secrets)

@@ -230,7 +230,7 @@ def test_a_run_that_dies_before_the_reload_is_mended(checkout: Checkout, host: H
     assert checkout.plan().ok().planned == ["Stack runs"]
     assert checkout.deploy().ok().changed == ["Stack runs"]
     wanted = sh(host, "grep -o '[0-9a-f]\\{16\\}' /opt/dify/nginx/version.conf")
-    assert health(host) == f"nginx answers configuration={wanted} certificate=none"
+    assert health(host) == f"nginx answers configuration={wanted} certificate=none challenges=yes"
     assert containers(host) == before
     assert checkout.deploy().ok().changed == []
 
@@ -363,7 +363,7 @@ def test_nobody_is_believed_who_he_says_he_is(host: Host, elsewhere: Host) -> No
 @pytest.fixture(scope="module")
 def behind_a_proxy(checkout: Checkout, host: Host, elsewhere: Host) -> Iterator[Host]:
     """The host with `elsewhere` as the proxy that ends TLS."""
-    proxy = {"tls": "proxy", "public_url": "https://dify.test", "trusted_proxies": [elsewhere.address]}
+    proxy = {"tls": "proxy", "public_url": "https://dify.test", "trusted_proxies": [elsewhere.address], "hsts": 600}
     checkout.deploy(**proxy).ok().says("Dify 1.11.4 answers at https://dify.test")
     assert checkout.deploy(**proxy).ok().changed == []
     yield host
@@ -386,3 +386,8 @@ def test_behind_a_proxy_nobody_else_is_believed(behind_a_proxy: Host) -> None:
     honest = seen_by_api(ask(behind_a_proxy, "/v1/who").document)
     assert seen_by_api(ask(behind_a_proxy, "/v1/who", headers=SPOOFED).document) == honest
     assert "203.0.113.9" not in honest.values()
+
+
+@pytest.mark.parametrize("path", ["/", "/console/api/setup"])
+def test_behind_a_proxy_browsers_are_told_to_come_with_https_only(behind_a_proxy: Host, path: str) -> None:
+    assert ask(behind_a_proxy, path).headers["strict-transport-security"] == "max-age=600"

@@ -68,6 +68,8 @@ def test_a_second_run_asks_for_nothing_and_changes_nothing(secured: Checkout, vi
     before, serial = containers(secured.hosts[0]), visitor.ask()[1]
     assert secured.deploy().ok().changed == []
     assert (containers(secured.hosts[0]), visitor.ask()[1]) == (before, serial)
+    # Whoever can open it can hold it.
+    assert sh(secured.hosts[0], "stat -c '%a %u' /opt/dify/.certificates.lock") == "600 0"
 
 
 def test_a_renewal_is_loaded_and_no_request_fails(secured: Checkout, visitor: Visitor) -> None:
@@ -130,6 +132,10 @@ def _elsewhere(host: Host, authority: Authority) -> None:
     name_in(host, authority.host.address, NAME)
 
 
+def _stale(host: Host, authority: Authority) -> None:
+    name_in(host, f"{host.address} {NAME} # of the test\n{authority.host.address}", NAME)
+
+
 def _down(host: Host, authority: Authority) -> None:
     authority.is_up(False)
 
@@ -152,6 +158,7 @@ HINDRANCES = {
         _elsewhere,
         "http://dify.test leads to {ca}, this host is {host}, and no file of ours comes back",
     ),
+    "one address more": (_stale, "http://dify.test leads to {ca}, this host is {host}, and no file of ours comes back"),
     "down": (
         _down,
         "https://{ca}:14001/dir does not answer (Requesting {ca}/dir: Connection refused); run this again when",
@@ -166,8 +173,8 @@ HINDRANCES = {
 
 
 @pytest.mark.parametrize(("hinder", "said"), HINDRANCES.values(), ids=list(HINDRANCES))
-def test_what_hinders_the_first_one_is_one_line_and_http_goes_on(
-    secured: Checkout, authority: Authority, hinder: Callable[[Host, Authority], None], said: str
+def test_what_hinders_the_first_one_is_one_line_and_is_mended_by_the_next_run(
+    secured: Checkout, authority: Authority, visitor: Visitor, hinder: Callable[[Host, Authority], None], said: str
 ) -> None:
     host = secured.hosts[0]
     sh(host, FORGET)
@@ -182,24 +189,43 @@ def test_what_hinders_the_first_one_is_one_line_and_http_goes_on(
     assert said.format(ca=authority.host.address, host=host.address) in done.stderr
     assert done.stderr.endswith("; the site runs on as it was\n"), done.stderr
     assert get(host, "/console/api/setup")[0] == 200
+    sh(host, ISSUE)
+    assert visitor.ask()[0] == 200
 
 
-def test_another_name_gets_its_own_and_what_hindered_it_is_mended_by_the_next_run(
+REPLACES = ["Certificate at hand", "Configuration files", "Stack runs", "Certificate"]
+REDIRECT = f"curl -so /dev/null -w '%{{http_code}} %{{redirect_url}}' http://{NAME}/apps"
+
+
+def lost(checkout: Checkout, visitor: Visitor, said: str, **knobs: str) -> None:
+    """A run that gets no certificate for what shall replace the running site: that site goes on, now and after a restart."""
+    host, serial = checkout.hosts[0], visitor.ask()[1]
+    before, files = containers(host), sh(host, "cd /opt/dify && sha256sum .env docker-compose.yaml nginx/*.conf")
+    with visitor.steadily():
+        run = checkout.deploy(**knobs).failed(said)
+    assert (visitor.failures, set(visitor.serials)) == ([], {serial})
+    assert (run.output.count("no certificate for"), run.changed) == (1, [])
+    assert sh(host, REDIRECT) == f"308 https://{NAME}/apps"
+    assert containers(host) == before
+    assert sh(host, "cd /opt/dify && sha256sum .env docker-compose.yaml nginx/*.conf") == files
+    sh(host, "docker restart dify-nginx-1")
+    assert visitor.wait() == serial
+
+
+def test_another_name_gets_its_own_and_without_one_the_old_name_goes_on(
     secured: Checkout, authority: Authority
 ) -> None:
-    host = secured.hosts[0]
-    visitor = Visitor(OTHER, host, authority.root)
-    sh(host, ISSUE)
-    serial = Visitor(NAME, host, authority.root).ask()[1]
-    run = secured.deploy(public_url=f"https://{OTHER}").failed(
-        f"no certificate for {OTHER}: {OTHER} has no address in DNS"
-    )
-    assert run.output.count("no certificate for") == 1
-    assert Visitor(NAME, host, authority.root).ask() == (200, serial)
+    host, wanted = secured.hosts[0], {"public_url": f"https://{OTHER}"}
+    visitor = Visitor(NAME, host, authority.root)
+    lost(secured, visitor, f"no certificate for {OTHER}: {OTHER} has no address in DNS", **wanted)
     name_in(host, host.address, NAME, OTHER)
     authority.knows(OTHER, host.address)
-    assert secured.deploy(public_url=f"https://{OTHER}").ok().changed == ["Certificate"]
-    assert visitor.ask()[0] == 200
+    authority.is_up(False)
+    lost(secured, visitor, "does not answer", **wanted)
+    authority.is_up(True)
+    assert secured.deploy(**wanted).ok().changed == REPLACES
+    assert Visitor(OTHER, host, authority.root).ask()[0] == 200
+    assert secured.deploy(**wanted).ok().changed == []
 
 
 ROOT = issue("Root of the test", authority=True)
@@ -208,8 +234,7 @@ OWN = {
     "tls": "own",
     "tls_certificate": "tls/dify.crt",
     "tls_key": "tls/dify.key",
-    "ca_certificates": "",
-    "acme_server": "staging",
+    "hsts": 600,
 }
 
 
@@ -228,6 +253,7 @@ def test_a_certificate_of_ones_own_is_loaded_and_its_key_is_shown_nowhere(secure
     # The second time only the certificate was another one.
     assert replaced(before, containers(host)) == set()
     assert sh(host, "stat -c '%a %u' /opt/dify/nginx/ssl/dify.key /opt/dify/nginx/ssl/dify.crt") == "600 0\n644 0"
+    assert sh(host, f"curl -skI https://{NAME}/ | grep -i ^strict") == "strict-transport-security: max-age=600"
     assert secured.deploy().ok().changed == []
     assert host.run("systemctl cat dify-certificates.timer").returncode != 0
 
@@ -252,3 +278,20 @@ def test_testssl_finds_nothing_serious(secured: Checkout, authority: Authority) 
     lesser, serious = ("LOW", "MEDIUM", "WARN"), ("HIGH", "CRITICAL", "FATAL")
     print("lesser:", {name: one["finding"] for name, one in found.items() if one["severity"] in lesser})
     assert {name: one["finding"] for name, one in found.items() if one["severity"] in serious} == {}
+
+
+def test_from_ones_own_to_letsencrypt_https_is_never_gone(secured: Checkout, authority: Authority) -> None:
+    """The last that runs here with a certificate of its own."""
+    host, visitor = secured.hosts[0], Visitor(NAME, secured.hosts[0], ROOT.pem + authority.root)
+    # As if certbot had never been here.
+    sh(host, f"rm -rf /opt/dify/volumes/certbot/conf/* {SITE}")
+    own = visitor.ask()[1]
+    authority.is_up(False)
+    lost(secured, visitor, "does not answer", tls="letsencrypt")
+    authority.is_up(True)
+    with visitor.steadily():
+        assert secured.deploy(tls="letsencrypt").ok().changed == REPLACES
+    assert visitor.failures == []
+    assert visitor.ask()[1] not in (own, 0)
+    assert sh(host, REDIRECT) == f"308 https://{NAME}/apps"
+    assert secured.deploy(tls="letsencrypt").ok().changed == []

@@ -11,7 +11,6 @@ from pyinfra.api import StringCommand
 
 from stack.render import SITE, Folder, Service, site
 from stack.requirements import Machine
-from stack.tls import CERT_NAME
 from tasks import compose, docker, files, gate, images, migrate, preflight, volumes
 from tasks.compose import Container, compare
 from tasks.migrate import SchemaState
@@ -210,9 +209,9 @@ def test_a_site_whose_certificate_is_lost_is_as_good_as_missing(
     (tmp_path / SITE).parent.mkdir(parents=True)
     (tmp_path / SITE).write_text(site(served, "0123456789abcdef"))
     if certificate:
-        (live := tmp_path / "volumes/certbot/conf/live" / CERT_NAME).mkdir(parents=True)
+        (live := tmp_path / "volumes/certbot/conf/live/dify.lan").mkdir(parents=True)
         (live / "fullchain.pem").touch()
-    found = answered(files.Lying(), files.Lying().command(root=str(tmp_path), paths=[SITE]))
+    found = answered(files.Lying(), files.Lying().command(root=str(tmp_path), paths=[SITE], domain="dify.lan"))
     assert (SITE in found) is there
 
 

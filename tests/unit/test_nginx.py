@@ -84,7 +84,7 @@ def test_nginx_serves_as_set(file: str, given: dict[str, str], line: str) -> Non
     assert line in map(str.strip, text(file, given).splitlines())
 
 
-@pytest.mark.parametrize("word", ["listen 443", "location /.well-known", "set_real_ip_from", "max-age"])
+@pytest.mark.parametrize("word", ["listen 443", "set_real_ip_from", "max-age"])
 def test_nginx_without_https_says_nothing_of_it(word: str) -> None:
     assert word not in included("nginx.conf", plain())
 
@@ -130,6 +130,23 @@ def test_http_sends_on_to_the_public_address_where_the_certificate_is_ours() -> 
 @pytest.mark.parametrize(("hsts", "said"), [(0, False), (31536000, True)])
 def test_browsers_are_told_to_come_with_https_only_when_the_operator_says_so(hsts: int, said: bool) -> None:
     assert ('on "max-age=31536000";' in text("nginx.conf", HTTPS, hsts=hsts)) is said
+
+
+@pytest.mark.parametrize(("knobs", "said"), [(PROXY, 'default "max-age=600";'), ({"tls": "off"}, 'default "";')])
+def test_behind_a_proxy_browsers_are_told_it_too(knobs: dict[str, Any], said: str) -> None:
+    assert said in text("nginx.conf", {} if knobs is PROXY else HTTPS, **knobs, hsts=600)
+
+
+@pytest.mark.parametrize(
+    ("given", "knobs", "word"),
+    [({}, {}, "yes"), (HTTPS, {}, "yes"), (EMAIL, LETSENCRYPT, "yes"), ({}, PROXY, "no")],
+)
+def test_challenges_are_answered_before_letsencrypt_is_chosen(
+    given: dict[str, str], knobs: dict[str, Any], word: str
+) -> None:
+    inner = text("inner.conf", given, **knobs)
+    assert f" challenges={word}\\n" in inner
+    assert ("location /.well-known/acme-challenge/ {" in inner) is (word == "yes")
 
 
 # --- Who asks ---

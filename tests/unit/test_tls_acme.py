@@ -66,10 +66,10 @@ def test_it_is_served_when_nginx_has_loaded_the_one_that_lies_there() -> None:
 
 # --- The script on the host, with programs that note what they are called with ---
 
-LIVE = "volumes/certbot/conf/live/dify"
+LIVE = f"volumes/certbot/conf/live/{HOST}"
 DOCKER = r"""
 case $* in
-    compose*) echo $* >> called; cat said 2>/dev/null
+    run*) echo $* >> called; cat said 2>/dev/null
         test -e said || { mkdir -p "$live"; cp new.pem "$live/fullchain.pem"; } ;;
     ps*) echo nginx1 ;;
     *nginx-health*) echo "nginx answers configuration=c $(sed -n 's/.*default "\(.*\)".*/certificate=\1/p' loaded)" ;;
@@ -86,7 +86,8 @@ for word; do
 done
 case $last in
     https:*) test ! -e https_wrong || { echo "curl: (60) wrong" >&2; exit 60; } ;;
-    *) test -e unreachable && { echo "curl: (7) Failed to connect." >&2; echo 000; exit 7; }
+    *) case " $* " in *":80:$(cat stale 2>/dev/null) "*) test ! -e stale || { echo 404; exit; } ;; esac
+       test -e unreachable && { echo "curl: (7) Failed to connect." >&2; echo 000; exit 7; }
        cp "volumes/certbot/www/.well-known/acme-challenge/${last##*/}" "$body"; echo 200 ;;
 esac
 """
@@ -96,6 +97,7 @@ PROGRAMS = {
     "getent": 'cat addresses | sed "s/$/ STREAM/"',
     "ip": 'case $* in route*) echo "192.0.2.1 via x src 192.0.2.8 uid 0" ;; *) echo "2: e inet 192.0.2.8/24 x" ;; esac',
     "sleep": "true",
+    "flock": "test ! -e held",
 }
 
 
@@ -114,12 +116,12 @@ def host(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(host: Path, *arguments: str, wanted: Wish = WANTED) -> list[str]:
+def run(host: Path, *arguments: str, wanted: Wish = WANTED, stdin: str = "") -> list[str]:
     """Run the host's script; returns what it said, which is nothing when all is well."""
     stack = stack_of(EMAIL, **KNOBS)
     text = tls.texts(stack, wanted)[0].replace("root=/opt/dify", f"root={host}")
     (host / "script.sh").write_text(text)
-    done = run_sh(f"cd {host} && sh script.sh {' '.join(arguments)}", path=host / "bin", check=False)
+    done = run_sh(f"cd {host} && sh script.sh {' '.join(arguments)}", stdin, path=host / "bin", check=False)
     assert (done.returncode == 0) is (done.stderr == ""), done
     assert done.stdout == ""
     return done.stderr.splitlines()
@@ -141,7 +143,13 @@ def test_the_first_one_is_asked_for_and_served(host: Path) -> None:
     assert served(host) == (host / "loaded").read_text() == site("https", GOOD.digest)
     first, asked, reload, proof = called(host)
     assert first.startswith("curl") and f"http://{HOST}/.well-known/acme-challenge/" in first
-    assert asked.startswith("compose run --rm --no-deps -T --entrypoint sh certbot -c")
+    assert asked.startswith(
+        "run --rm --pull never --network dify_default --cap-drop ALL --security-opt no-new-privileges:true"
+    )
+    assert re.search(
+        r" --env CERTBOT_EMAIL=me@example.com .* --entrypoint sh --cap-add \S+ .* certbot/certbot:\S+ -c ", asked
+    )
+    assert f" certbot --cert-name {HOST} --server {SERVER}" in asked
     assert reload == "reload"
     assert f"--resolve {HOST}:443:127.0.0.1 https://{HOST}:443/nginx-health" in proof
     assert list((host / "volumes/certbot/www/.well-known/acme-challenge").iterdir()) == []
@@ -151,7 +159,7 @@ def test_one_that_is_served_is_not_loaded_again(host: Path) -> None:
     run(host, "issue")
     called(host)
     assert run(host) == []
-    assert [line.split()[0] for line in called(host)] == ["compose"]
+    assert [line.split()[0] for line in called(host)] == ["run"]
     assert run(host, "load") == []
     assert called(host) == []
 
@@ -164,7 +172,7 @@ def _ask(host: Path) -> str:
 
 def test_another_server_means_another_certificate(host: Path) -> None:
     (host / "volumes/certbot/conf/renewal").mkdir(parents=True)
-    held = host / "volumes/certbot/conf/renewal/dify.conf"
+    held = host / f"volumes/certbot/conf/renewal/{HOST}.conf"
     held.write_text(f"x = 1\nserver = {SERVER}\n")
     run(host, "renew")
     assert "--force-renewal" not in _ask(host)
@@ -195,10 +203,59 @@ def test_nobody_is_asked_while_the_name_does_not_lead_here(host: Path, addresses
     (host / "unreachable").touch()
     (host / "addresses").write_text(addresses)
     assert run(host, "issue") == [f"no certificate for {HOST}: {said}; the site runs on as it was"]
-    assert not [line for line in called(host) if line.startswith("compose")]
+    assert not [line for line in called(host) if line.startswith("run")]
     assert served(host) == site("http", "none")
     # Where it cannot know, it does not look.
     assert run(host, "issue", wanted=replace(WANTED, check=False)) == []
+
+
+def test_each_address_of_the_name_must_lead_here(host: Path) -> None:
+    """An authority takes whichever it likes: with an old one beside the right one, it fails now and then."""
+    (host / "addresses").write_text("192.0.2.8\n2001:db8::8\n192.0.2.8\n")
+    assert run(host, "issue") == []
+    asked = [line for line in called(host) if "acme-challenge" in line]
+    assert [re.findall(rf"--resolve {HOST}:80:(\S+)", line) for line in asked] == [["192.0.2.8"], ["[2001:db8::8]"]]
+    (host / "stale").write_text("[2001:db8::8]\n")
+    (line,) = run(host, "issue")
+    assert (
+        f"http://{HOST} leads to 2001:db8::8, this host is 192.0.2.8, and no file of ours comes back (answers 404)"
+        in line
+    )
+
+
+def test_a_lock_that_is_held_for_ever_is_one_line_and_nobody_else_can_hold_it(host: Path) -> None:
+    lock = host / ".certificates.lock"
+    lock.touch(0o644)
+    assert run(host) == []
+    assert lock.stat().st_mode & 0o777 == 0o600
+    (host / "held").touch()
+    (line,) = run(host)
+    assert f"another run of it holds {lock} for 10 minutes now" in line
+
+
+def test_one_that_is_had_before_the_site_is_replaced_is_not_loaded(host: Path) -> None:
+    (host / "nginx/letsencrypt/site.conf").unlink()
+    assert run(host, "obtain", stdin=CHAIN) == []
+    assert served(host) == site("https", "none")
+    asked = called(host)
+    assert "reload" not in asked
+    assert re.search(r" --volume /\S+/ca\.pem:/etc/dify-certificates/ca\.pem:ro ", asked[-1])
+    # When the new site runs, it is proven as ever.
+    assert run(host, "load") == []
+    assert served(host) == site("https", GOOD.digest)
+    assert "https://" in called(host)[-1]
+
+
+def test_one_that_is_not_had_leaves_everything_as_it_was(host: Path) -> None:
+    (host / "nginx/letsencrypt/site.conf").unlink()
+    (host / "said").write_text("no\n")
+    assert len(run(host, "obtain")) == 1
+    assert not (host / "nginx/letsencrypt/site.conf").exists()
+    # That of another name, which runs on.
+    (host / "nginx/letsencrypt/site.conf").write_text(site("https", "0123456789abcdef"))
+    (host / "said").unlink()
+    assert run(host, "obtain") == []
+    assert served(host) == site("https", "0123456789abcdef")
 
 
 def _failed(kind: str, detail: str) -> str:
@@ -307,6 +364,7 @@ def test_the_fact_reads_what_is_there() -> None:
     ]
     kept = tls.Certificate().process(lines)
     assert kept.certificate == Found(1700000000, "pem", "s", "map", "dd")
+    assert tls.Certificate().process([*lines, "answers_for_another yes"]).certificate.answers_for_another
     assert (kept.files, kept.timer) == ({"/opt/dify/certificates.sh": "aa"}, True)
     assert tls.Certificate().process(["now 1", "timer disabled", "timer inactive", "site ", "chain "]).timer is False
 
@@ -323,3 +381,29 @@ def test_the_units_name_this_deployment() -> None:
         "/etc/systemd/system/other-certificates.service",
         "/etc/systemd/system/other-certificates.timer",
     ]
+
+
+@pytest.mark.parametrize(
+    ("health", "published", "conf", "answers"),
+    [
+        ("challenges=yes", "0.0.0.0:80", "/etc/nginx/dify/ssl/dify.crt", True),
+        ("challenges=yes", "0.0.0.0:80", "/etc/letsencrypt/live/other.example.com/fullchain.pem", True),
+        ("challenges=yes", "0.0.0.0:80", f"/etc/letsencrypt/live/{HOST}/fullchain.pem", False),
+        ("challenges=yes", "127.0.0.1:80", "", False),
+        ("challenges=no", "0.0.0.0:80", "", False),
+        ("", "0.0.0.0:80", "", False),
+    ],
+)
+def test_whether_another_site_answers_challenges(
+    tmp_path: Path, health: str, published: str, conf: str, answers: bool
+) -> None:
+    says = f"ps*) echo c1 ;; port*) echo {published}; echo [::]:80 ;; *health*) echo nginx certificate=none {health} ;;"
+    docker = f"case $* in {says} esac"
+    for name, body in {"docker": docker, "systemctl": "true"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "nginx").mkdir()
+    (tmp_path / "nginx/https.conf").write_text(f"ssl_certificate {conf};\n")
+    look = tls.Certificate().command(str(tmp_path), "dify", "80", HOST, "0.0.0.0:80")
+    lines = run_sh(look.get_raw_value(), path=tmp_path).stdout.splitlines()
+    assert tls.Certificate().process(lines).certificate.answers_for_another is answers
