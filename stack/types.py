@@ -45,7 +45,7 @@ _READERS = {
     "size mysql": (r"[0-9]+[KMGTPEkmgtpe]?", "a size with K, M or G, as in 512M"),
     "size nginx": (r"[0-9]+[kKmMgG]?", "a size with k, m or g, as in 100M"),
     "size java": (r"[0-9]{1,18}[kKmMgGtT]?", "a size with k, m or g, as in 512m"),
-    "size oceanbase": (r"[0-9]+([BbKkMmGgTt]|[KkMmGgTt][Bb])?", "a size with K, M or G, as in 6G"),
+    "size oceanbase": (r"[0-9]{1,9}[KkMmGgTt][Bb]?", "a size with K, M or G, as in 6G"),
     "duration postgresql": (r"[0-9]+(us|ms|s|min|h|d)?", "a duration with ms, s, min, h or d; milliseconds without"),
     "duration nginx": (
         r"([0-9]+(ms|[smhdwMy])?)( [0-9]+(ms|[smhdwMy])?)*",

@@ -77,7 +77,8 @@ def _one_line(text: str) -> str:
 
 def placed(lines: Iterable[str], given: Mapping[str, Given]) -> list[str]:
     """The same lines with file and line before those that name a setting which the operator gave; the first of such counts."""
-    return [f"{given[names[0]].where}: {line}" if (names := _given_in(line, given)) else line for line in lines]
+    shown = map(_one_line, lines)
+    return [f"{given[names[0]].where}: {line}" if (names := _given_in(line, given)) else line for line in shown]
 
 
 def _given_in(line: str, given: Mapping[str, Given]) -> list[str]:

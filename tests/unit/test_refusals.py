@@ -40,7 +40,7 @@ VALUES = [
     ("MYSQL_INNODB_BUFFER_POOL_SIZE", ["512MB", "half"], "must be a size with K, M or G, as in 512M"),
     ("NGINX_CLIENT_MAX_BODY_SIZE", ["100MB", "-1"], "must be a size with k, m or g, as in 100M"),
     ("OPENSEARCH_JAVA_OPTS_MAX", ["1GB", "1" * 5000], "must be a size with k, m or g, as in 512m"),
-    ("OCEANBASE_MEMORY_LIMIT", ["6 G"], "must be a size with K, M or G, as in 6G"),
+    ("OCEANBASE_MEMORY_LIMIT", ["6 G", "6", "6B"], "must be a size with K, M or G, as in 6G"),
     (
         "POSTGRES_STATEMENT_TIMEOUT",
         ["5 minutes", "5m"],
@@ -221,6 +221,8 @@ LINES = [
         "QDRANT_URL=http://a[b@qdrant",
         "QDRANT_URL: must be a host with or without scheme and port, as in db.example.com",
     ),
+    # A value of two lines is shown on one.
+    ("REDIS_USERNAME='a\nb'", r"REDIS_USERNAME=a\nb: contradicts REDIS_HOST, which brings up redis"),
     # A line is that of the first setting in it which was given.
     (
         "REDIS_SENTINELS=a:26379",
