@@ -187,7 +187,7 @@ def test_a_snapshot_brings_back_disk_and_memory(checkout: Checkout, host: Host, 
 
 
 def test_a_full_disk_stops_a_deploy_and_breaks_nothing(checkout: Checkout, host: Host, kept: tuple[str, str]) -> None:
-    before, files = containers(host), sh(host, "cd /opt/dify && sha256sum .env docker-compose.yaml nginx/*")
+    before, files = containers(host), sh(host, "cd /opt/dify && sha256sum .env docker-compose.yaml nginx/*.conf")
     # Docker and root write to the last block, so what is kept for root goes too.
     sh(
         host,
@@ -197,7 +197,7 @@ def test_a_full_disk_stops_a_deploy_and_breaks_nothing(checkout: Checkout, host:
     checkout.write(".env", "LOG_LEVEL=DEBUG\n")
     run = checkout.deploy(min_disk_root="0", min_disk_docker="0")
     run.failed("No space left on device")
-    assert sh(host, "cd /opt/dify && sha256sum .env docker-compose.yaml nginx/*") == files
+    assert sh(host, "cd /opt/dify && sha256sum .env docker-compose.yaml nginx/*.conf") == files
     sh(host, "rm /root/fill /root/rest")
     checkout.write(".env", "")
     assert answers_within(host, PATIENCE)
