@@ -199,6 +199,14 @@ def test_switched_off_nothing_of_it_is_left(checkout: Checkout, first: Run, host
     assert containers(host) == before
 
 
+def test_what_is_open_without_it_is_the_same_after_restarts(first: Run, host: Host) -> None:
+    sh(host, "systemctl restart docker")
+    guarded(host, 80, "15003/tcp4", *PLANTED)
+    hosts.reboot(host.name)
+    guarded(host, 80, "15003/tcp4", *PLANTED)
+    assert rules(host) == "0\n0"
+
+
 def test_a_docker_that_keeps_no_rules_is_refused(checkout: Checkout, first: Run, host: Host) -> None:
     sh(host, "cp /etc/docker/daemon.json /root/ && sed -i '1s/{/{\"iptables\": false,/' /etc/docker/daemon.json")
     run = checkout.deploy(firewall="docker-user")
