@@ -8,16 +8,19 @@ from lab import build, engine, repository
 from lab import hosts as machines
 from lab.home import LabError
 
+#: What the names of the tests' own hosts begin with: nobody deploys to those but the test that made them.
+OF_TESTS = "test-"
 #: Where hosts find the lab's images.
 _REGISTRY = "registry:5000"
 
 
 def hosts() -> list[tuple[str, dict[str, Any]]]:
-    """Name and data of each running lab host, as pyinfra's inventory wants them."""
+    """Name and data of each running lab host but the tests' own, as pyinfra's inventory wants them."""
     if engine.url() is None:
         return []
     try:
-        return [(host.name, data(host)) for host in machines.hosts() if host.state == "running"]
+        there = [host for host in machines.hosts() if not host.name.startswith(OF_TESTS)]
+        return [(host.name, data(host)) for host in there if host.state == "running"]
     except LabError:
         return []  # a lab whose engine was stopped
 

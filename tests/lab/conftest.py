@@ -10,6 +10,7 @@ import pytest
 
 from lab import build, hosts
 from lab.hosts import Host
+from lab.inventory import OF_TESTS
 from tests.lab.checkout import REPOSITORY, Checkout
 
 # In the hosts' names, so that the tests of two checkouts on one machine leave each other's hosts alone.
@@ -60,7 +61,7 @@ def new_host(images: None, request: pytest.FixtureRequest) -> Iterator[Callable[
     prefix = request.module.__name__.rpartition("test_")[2].replace("_", "-")
 
     def make(name: str = "a", **options: object) -> Host:
-        full = f"test-{prefix}-{CHECKOUT}-{name}"
+        full = f"{OF_TESTS}{prefix}-{CHECKOUT}-{name}"
         hosts.destroy(full)
         made.append(full)
         return hosts.create(full, **options)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import base, build, engine, home, hosts, network, repository
+from lab import base, build, engine, home, hosts, inventory, network, repository
 from lab.__main__ import main, parser
 from lab.home import LabError
 from stack import docker
@@ -63,6 +63,13 @@ def test_with_a_stopped_engine_the_inventory_is_empty(tmp_path: Path) -> None:
     (tmp_path / "docker_host").write_text(f"unix://{tmp_path}/nobody.sock\n")
     done = _python("from lab import inventory; print(inventory.hosts())", DIFY_LAB_HOME=str(tmp_path))
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_the_inventory_leaves_out_what_is_off_and_the_hosts_of_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = [_host(name="dify-1"), _host(name="dify-2", state="exited"), _host(name="test-docker-a")]
+    monkeypatch.setattr(engine, "url", lambda: "unix:///here.sock")
+    monkeypatch.setattr(hosts, "hosts", lambda: there)
+    assert [name for name, _ in inventory.hosts()] == ["dify-1"]
 
 
 def test_an_error_is_one_line(tmp_path: Path) -> None:
