@@ -11,7 +11,7 @@ from typing import Any
 
 from stack.settings import Knobs
 
-MIN_ENGINE = "24"
+MIN_ENGINE = "25"  # the first whose health checks know start_interval
 MIN_COMPOSE = "2.20.3"  # the first with depends_on.required that can be relied on
 
 # Fingerprints of Docker's two package keys, as its installation pages give them.
@@ -36,7 +36,7 @@ class System:
     has_upstream: bool = True
 
 
-OLD = "has a Docker Engine older than 24 in its own packages"
+OLD = f"has a Docker Engine older than {MIN_ENGINE} in its own packages"
 DEBIAN = ("docker.io", "docker-cli", "docker-compose")
 UBUNTU = ("docker.io", "docker-compose-v2")
 NO_DOCKER: tuple[str, ...] = ()

@@ -28,6 +28,7 @@ LOCAL_VOLUMES = "all data below ./volumes, where backups look for it"
 
 HARDENED = ("security_opt.", "cap_drop.", "cap_add.", "pids_limit")
 SEALED = "what breaks in changes no program there"
+OFTEN_AT_FIRST = "each costs 50 to 100 ms of CPU: every 5 or 10 s while the service starts, then every 30 s"
 LIMITED = "strangers send it what they like to"
 
 # In every mode and release.
@@ -45,7 +46,7 @@ ALWAYS: Reasons = {
     "redis.entrypoint": "the password comes on stdin",
     "redis.healthcheck.*": "the password comes by REDISCLI_AUTH; retries and times are said",
     "redis.profiles.0": "not brought up when Redis runs elsewhere",
-    "db_postgres.healthcheck.interval": "a check a second costs 80 ms of CPU each",
+    **{f"*.healthcheck.{key}": OFTEN_AT_FIRST for key in ("interval", "retries", "start_period", "start_interval")},
     "db_mysql.healthcheck.*": f"by TCP, which the first start does not offer yet; {NO_PASSWORD_IN_ARGV}",
     "db_mysql.entrypoint": OUR_START,
     "db_mysql.volumes./opt/dify": OUR_START,
@@ -237,7 +238,6 @@ MIDDLEWARE: Reasons = {
     "networks.opensearch-net*": "comes with OpenSearch",
     "*.env_file": "every container would get every setting, the passwords of all others included",
     "db_postgres.environment.POSTGRES_USER": "DB_USERNAME is the user on both sides",
-    "db_postgres.healthcheck.retries": "as in the release's main file",
     "db_postgres.profiles.*": "not brought up when another database is chosen",
     "weaviate.profiles.*": "not brought up when another store is chosen",
     "plugin_daemon.depends_on.*": "it ends when its database does not answer",

@@ -113,7 +113,7 @@ def test_the_old_docker_of_debian_12_is_refused_by_name(
 ) -> None:
     old = new_host("old", suite="bookworm")
     scratch(old).deploy(docker_source="distro").refused(
-        'docker_source = "distro": Debian 12 has a Docker Engine older than 24'
+        'docker_source = "distro": Debian 12 has a Docker Engine older than 25'
     )
     assert untouched(old)
     sh(old, "apt-get -q update && apt-get -q -y --no-install-recommends install docker.io docker-compose")

@@ -45,17 +45,17 @@ def test_a_version_is_its_leading_numbers(text: str, numbers: tuple[int, ...]) -
 @pytest.mark.parametrize(
     ("found", "least", "enough"),
     [
-        ("24.0.0", "24", True),
-        ("24", "24", True),
-        ("23.0.6", "24", False),
-        ("100.0", "24", True),
+        ("25.0.0", "25", True),
+        ("25", "25", True),
+        ("24.0.9", "25", False),
+        ("100.0", "25", True),
         ("2.20.3", "2.20.3", True),
         ("v2.20.2", "2.20.3", False),
         ("2.9.0", "2.20.3", False),
         ("2.20", "2.20.3", False),
         ("5.0.0", "2.20.3", True),
         ("1.29.2", "2.20.3", False),
-        ("", "24", False),
+        ("", "25", False),
     ],
 )
 def test_versions_are_compared_as_numbers(found: str, least: str, enough: bool) -> None:
@@ -70,8 +70,8 @@ def test_versions_are_compared_as_numbers(found: str, least: str, enough: bool) 
     [
         *(("debian", version, "docker", "") for version in ("11", "12", "13", "14", "")),
         ("debian", "10", "docker", "Debian 10: too old; supported from 11"),
-        ("debian", "11", "distro", "older than 24 in its own packages"),
-        ("debian", "12", "distro", "older than 24 in its own packages"),
+        ("debian", "11", "distro", "older than 25 in its own packages"),
+        ("debian", "12", "distro", "older than 25 in its own packages"),
         ("debian", "13", "distro", ""),
         *(("ubuntu", version, "docker", "") for version in ("20.04", "22.04", "24.04", "24.10")),
         ("ubuntu", "18.04", "docker", "Ubuntu 18.04: too old; supported from 20.04"),
@@ -331,12 +331,12 @@ def test_a_repository_that_is_switched_off_or_another_one_does_not_count(tmp_pat
 
 
 @pytest.mark.parametrize("os_id", ["debian", "ubuntu"])
-@pytest.mark.parametrize("candidate", ["20.10.24+dfsg1", "(none)", "23.0.6"])
+@pytest.mark.parametrize("candidate", ["20.10.24+dfsg1", "(none)", "24.0.7"])
 def test_an_old_engine_of_the_distribution_is_not_installed(tmp_path: Path, os_id: str, candidate: str) -> None:
     machine = Machine(tmp_path, os_id)
     code, said = machine.install("distro", candidate=f"'{candidate}'")
     assert code == 1
-    assert f"docker.io {candidate} of this system is older than 24" in said
+    assert f"docker.io {candidate} of this system is older than 25" in said
     assert "install" not in machine.calls
 
 

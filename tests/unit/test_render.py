@@ -104,7 +104,8 @@ def test_only_nginx_publishes_ports() -> None:
 def test_every_service_that_stays_has_a_health_check(service: str) -> None:
     check = compose_of(plain())["services"][service]["healthcheck"]
     assert check["test"][0] in ("CMD", "CMD-SHELL")
-    assert {"interval", "timeout", "retries"} <= check.keys()
+    assert check["interval"] == "30s"
+    assert {"timeout", "retries", "start_period", "start_interval"} <= check.keys()
     assert plain().services[service].has_check
     assert not plain().services[service].one_shot
 

@@ -63,8 +63,8 @@ def test_a_bare_host_and_one_with_docker_are_welcome() -> None:
         ({"deployed": True, "disk_root": GIB // 2, "disk_docker": GIB}, ""),
         ({"deployed": True, "disk_root": GIB // 2 - KIB}, "512.0MiB free below /opt/dify: less than 512.0MiB"),
         ({"deployed": True, "disk_docker": GIB - KIB}, "less than 1.0GiB (knob min_disk_docker)"),
-        ({"engine": "24.0.0"}, ""),
-        ({"engine": "23.0.6"}, "Docker Engine 23.0.6: older than 24"),
+        ({"engine": "25.0.0"}, ""),
+        ({"engine": "24.0.9"}, "Docker Engine 24.0.9: older than 25"),
         ({"compose": "2.20.3"}, ""),
         ({"compose": "v2.20.3"}, ""),
         ({"compose": "2.20.2"}, "Docker Compose 2.20.2: older than 2.20.3, the first with depends_on.required"),
@@ -87,7 +87,7 @@ def test_a_host_with_docker(changed: dict[str, Any], fragment: str) -> None:
         ({"os_id": "arch"}, {}, "operating system 'arch': not supported"),
         ({"os_version": "10"}, {}, "Debian 10: too old"),
         ({}, {"docker_source": "present"}, 'docker_source = "present", but there is no Docker'),
-        ({"os_version": "12"}, {"docker_source": "distro"}, "Debian 12 has a Docker Engine older than 24"),
+        ({"os_version": "12"}, {"docker_source": "distro"}, "Debian 12 has a Docker Engine older than 25"),
         ({"cpus": 1}, {"min_cpus": 1}, ""),
         ({"memory": 3 * GIB}, {"min_memory": "3GiB"}, ""),
         ({"memory": 2 * GIB}, {"min_memory": "2GiB"}, "2.0GiB of memory: the chosen services need 3.1GiB (api "),
@@ -200,7 +200,7 @@ def test_data_without_its_key_and_a_lost_database_stop_the_deploy(
 
 def test_a_stopped_docker_is_judged_by_its_client() -> None:
     stopped = replace(WITH_DOCKER, engine="", client="Docker version 20.10.24+dfsg1, build 297e128")
-    expect(said(stopped), "Docker Engine 20.10.24+dfsg1: older than 24")
+    expect(said(stopped), "Docker Engine 20.10.24+dfsg1: older than 25")
     expect(said(replace(stopped, client="Docker version 26.1.5+dfsg1, build a72d7cd")), "")
 
 

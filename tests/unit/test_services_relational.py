@@ -146,7 +146,7 @@ def test_a_service_says_what_it_needs(choice: str, service: str) -> None:
 def test_a_service_that_stays_is_checked_and_comes_back(choice: str, service: str) -> None:
     found = block(choice, service)
     assert found["restart"] == "always"
-    assert {"test", "interval", "timeout", "retries"} <= found["healthcheck"].keys()
+    assert {"test", "interval", "timeout", "retries", "start_period", "start_interval"} == found["healthcheck"].keys()
     assert not {"ports", "container_name", "build", "privileged"} & found.keys()
 
 

@@ -129,7 +129,8 @@ def test_a_service_that_stays_is_checked_and_comes_back(choice: str, service: st
     found = block(choice, service)
     if service != "certbot":
         assert found["restart"] == "always"
-        assert {"test", "interval", "timeout", "retries", "start_period"} == found["healthcheck"].keys()
+        check = found["healthcheck"]
+        assert {"test", "interval", "timeout", "retries", "start_period", "start_interval"} == check.keys()
     assert not {"ports", "container_name", "build"} & found.keys()
 
 
