@@ -1,4 +1,5 @@
 """Debian 11 and testing, from bare to answering. Debian 12 is deployed to by test_vagrant.py, Debian 13 by all others.
+All of them boot as virtual machines too.
 
 Docker's repository is a stand-in on the lab's network, laid out and signed as Docker's own: it has Debian 13's packages under
 Docker's names and a key of its own.
@@ -11,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from lab import repository
-from lab.hosts import SUITES, Host
+from lab.hosts import SUITES, Host, destroy
 from stack.docker import APT_KEY
 from tests.lab.checkout import Checkout, Run
 from tests.lab.containers import CORE, containers, get, reached, sh
@@ -82,3 +83,14 @@ def test_a_second_run_changes_nothing(deployed: Run, checkout: Checkout, hosts: 
     before = {system: containers(host) for system, host in hosts.items()}
     assert checkout.deploy().ok().changed == []
     assert {system: containers(host) for system, host in hosts.items()} == before
+
+
+@pytest.mark.parametrize("system", [name for name in SUITES if name != "debian13"])
+def test_it_boots_as_a_virtual_machine_too(new_host: Callable[..., Host], system: str) -> None:
+    """With a kernel of its own; test_vm.py deploys to Debian 13."""
+    host = new_host(f"vm-{system}", suite=SUITES[system], virtual=True)
+    assert sh(host, "systemctl is-system-running") == "running"
+    assert sh(host, "systemd-detect-virt") in ("qemu", "kvm")
+    assert sh(host, ". /etc/os-release; echo $VERSION_CODENAME") == {"testing": "forky"}.get(system, host.suite)
+    assert sh(host, "getent hosts registry")
+    destroy(host.name)
