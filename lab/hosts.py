@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import engine, network, repository, vm
-from lab.home import KEY, KNOWN_HOSTS, LabError, lock
+from lab.home import HOME, KEY, KNOWN_HOSTS, LabError, lock
 
 #: The systems that hosts can be, as people call them -> Debian's suite.
 SUITES = {"debian11": "bullseye", "debian12": "bookworm", "debian13": "trixie", "testing": "testing"}
@@ -83,17 +83,28 @@ class Host:
             "ssh_config_file": "/dev/null",  # a `Host *` of the person's own must not lead elsewhere
         }
 
-    def ssh(self, *words: str, user: str = "root") -> list[str]:
+    def ssh(self, *words: str, user: str = "root", options: Sequence[str] = ()) -> list[str]:
         """The ssh command to this host, followed by `words`."""
-        options = ["IdentitiesOnly=yes", "StrictHostKeyChecking=yes", f'UserKnownHostsFile="{self.known_hosts}"']
-        flags = [flag for option in (*options, "LogLevel=ERROR", "ConnectTimeout=10") for flag in ("-o", option)]
+        always = ["IdentitiesOnly=yes", "StrictHostKeyChecking=yes", f'UserKnownHostsFile="{self.known_hosts}"']
+        always += ["LogLevel=ERROR", "ConnectTimeout=10"]
+        flags = [flag for option in (*always, *options) for flag in ("-o", option)]
         return ["ssh", "-F", "/dev/null", *flags, "-i", str(KEY), "-p", str(self.ssh_port), f"{user}@127.0.0.1", *words]
 
     def run(self, command: str, *, user: str = "root", stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run a shell command on the host over SSH; a failing one raises nothing."""
         source = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
-        words = self.ssh("--", command, user=user)
+        words = self.ssh("--", command, user=user, options=self._shared(user))
         return subprocess.run(words, text=True, capture_output=True, check=False, **source)
+
+    def _shared(self, user: str) -> list[str]:
+        """One connection for commands that follow each other: a login costs both sides more than most of them.
+
+        Only for root, whose rights no login changes. A host that goes takes the connection along.
+        """
+        path = f"{HOME}/ssh-{self.id[:12]}"
+        if user != "root" or len(path) > 80:  # ssh adds 17 characters, and a socket's path has 108 at most
+            return []
+        return ["ControlMaster=auto", f"ControlPath={path}", "ControlPersist=10", "ServerAliveInterval=5"]
 
 
 # Which hosts there are
