@@ -10,6 +10,8 @@ from tests.lab.checkout import Checkout
 from tests.lab.containers import containers
 from tests.lab.stores import NASTY, case
 
+pytestmark = pytest.mark.stores
+
 CASES = [
     case("pgvector", "pgvector", "pgvector/data", "PGVECTOR_PASSWORD", NASTY),
     case("pgvecto-rs", "pgvecto-rs", "pgvecto_rs/data", "PGVECTO_RS_PASSWORD"),
