@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help deploy test lint unit lab-images lab-test stores-test systems-test vm-test vm-test-short docs bench lock clean
+.PHONY: help deploy test lint unit lab-images lab-test variants-test systems-test vm-test vm-test-short docs bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -39,10 +39,10 @@ lab-images: $(STAMP)
 ON_HOSTS = $(BIN)/pytest tests/lab --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 30
 
 lab-test: lab-images ## tests on real hosts: containers on this machine that boot systemd and sshd
-	$(ON_HOSTS) -m "not stores and not systems and not vm"
+	$(ON_HOSTS) -m "not variants and not systems and not vm"
 
-stores-test: lab-images ## every vector store, one after the other, on two hosts
-	$(ON_HOSTS) -m stores
+variants-test: lab-images ## what differs from the defaults: every vector store and database, middleware mode, other secrets
+	$(ON_HOSTS) -m variants
 
 systems-test: lab-images ## the same on Debian 11, 12 and testing, and with Vagrant (its program too, if it is installed)
 	$(ON_HOSTS) -m systems

@@ -10,6 +10,8 @@ from tests.lab.checkout import Checkout
 from tests.lab.containers import CORE, containers, get, reached, secrets_of, sh
 from tests.lab.stores import NASTY, is_settled
 
+pytestmark = pytest.mark.variants
+
 SERVICES = {"mysql": "db_mysql", "oceanbase": "oceanbase", "seekdb": "seekdb"}
 # How one logs in inside of the container, with the password that it has.
 LOGINS = {

@@ -17,6 +17,8 @@ from tests.lab.checkout import Checkout, Run
 from tests.lab.containers import containers, get, secrets_of, sh, sql
 from tests.lab.scan import only_open_either_way
 
+pytestmark = pytest.mark.variants
+
 AROUND = {"db_postgres", "redis", "sandbox", "plugin_daemon", "ssrf_proxy", "weaviate"}
 # Those of the release's docker-compose.middleware.yaml; the stand-in for Weaviate has no gRPC, Docker listens all the same.
 PORTS = (5432, 6379, 5002, 5003, 3128, 8194, 8080, 50051)

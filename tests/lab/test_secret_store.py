@@ -16,6 +16,8 @@ from stack.secrets import GENERATED
 from tests.lab.checkout import Checkout
 from tests.lab.containers import CORE, containers, reached, secrets_of, sh
 
+pytestmark = pytest.mark.variants
+
 KEY = "key.txt"
 # The stand-in for a vault: a file for each host, and a note of each call.
 VAULT = """\

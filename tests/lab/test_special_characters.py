@@ -17,6 +17,8 @@ from stack import dotenv
 from tests.lab.checkout import Checkout, Run
 from tests.lab.containers import CORE, containers, reached, secrets_of, sh
 
+pytestmark = pytest.mark.variants
+
 BATCH = 100
 NAMES = [f"SECRET_{number}" for number in range(BATCH)]
 # Printable ones; the second kind is made of those that .env files, shells and Compose give a meaning to.

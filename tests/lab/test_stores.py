@@ -12,7 +12,7 @@ from tests.lab.checkout import Checkout
 from tests.lab.containers import containers, sh
 from tests.lab.stores import NASTY, case
 
-pytestmark = pytest.mark.stores
+pytestmark = pytest.mark.variants
 
 # This machine's kernel gives containers no more (see lab/images/README.md); a real host takes the release's own.
 LIMITS = {f"OPENSEARCH_{name}_{kind}": "1024" for name in ("MEMLOCK", "NOFILE") for kind in ("SOFT", "HARD")}

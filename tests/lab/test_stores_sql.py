@@ -10,7 +10,7 @@ from tests.lab.checkout import Checkout
 from tests.lab.containers import containers
 from tests.lab.stores import NASTY, case
 
-pytestmark = pytest.mark.stores
+pytestmark = pytest.mark.variants
 
 CASES = [
     case("pgvector", "pgvector", "pgvector/data", "PGVECTOR_PASSWORD", NASTY),
