@@ -31,7 +31,7 @@ lint: $(STAMP) ## style and types
 	$(BIN)/mypy
 
 unit: $(STAMP) ## unit tests: seconds, no Docker
-	$(BIN)/pytest tests/unit --numprocesses 2
+	$(BIN)/pytest tests/unit
 
 lab-images: $(STAMP)
 	$(BIN)/python -m lab images
