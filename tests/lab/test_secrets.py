@@ -10,14 +10,16 @@ from lab.hosts import Host
 from tests.lab.checkout import Checkout
 from tests.lab.containers import CORE, containers, reached, secrets_of, sh
 
-# Notes the arguments of every process that is seen, and keeps a copy of every file that others may read while it is there.
+# Notes the arguments of every process that is seen, and keeps every content of every file that others may read. Asked to
+# stop, it ends its round: nothing is left half copied.
 WATCH = r"""
 mkdir -m 700 -p /root/seen/files
-while test -e /root/seen; do
+touch /root/seen/watching
+while test -e /root/seen/watching; do
     for process in /proc/[0-9]*; do tr '\0' ' ' < $process/cmdline; echo; done 2>/dev/null | sort -u >> /root/seen/arguments
     find /opt/dify /tmp /var/tmp /etc/docker /etc/systemd/system -xdev -path '*/volumes/*/*/*' -prune -o \
         -type f -perm /044 -print 2>/dev/null | while read -r file; do
-        cp --parents "$file" /root/seen/files 2>/dev/null
+        cp --parents --preserve=timestamps --update --backup=numbered "$file" /root/seen/files 2>/dev/null
     done
     sort -u -o /root/seen/arguments /root/seen/arguments
 done
@@ -45,6 +47,10 @@ def outputs(checkout: Checkout, watched: Host) -> list[str]:
     plan = checkout.plan(*loud).ok()
     second = checkout.deploy(*loud).ok()
     reached(watched)
+    sh(
+        watched,
+        "rm /root/seen/watching; timeout 120 sh -c 'while systemctl is-active --quiet watcher; do sleep 0.2; done'",
+    )
     return [first.output, plan.output, second.output]
 
 
