@@ -29,12 +29,15 @@ LOCAL_VOLUMES = "all data below ./volumes, where backups look for it"
 HARDENED = ("security_opt.", "cap_drop.", "cap_add.", "pids_limit")
 SEALED = "what breaks in changes no program there"
 OFTEN_AT_FIRST = "each costs 50 to 100 ms of CPU: every 5 or 10 s while the service starts, then every 30 s"
+REAPED = "what programs of others leave behind would stay as zombies, which count as processes"
 LIMITED = "strangers send it what they like to"
 
 # In every mode and release.
 ALWAYS: Reasons = {
     "*.labels.dify.digest": "how a changed service is recognised",
     **{f"*.{key}*": "stack/hardening.py: upstream's containers may all that Docker lets them" for key in HARDENED},
+    "plugin_daemon.init": REAPED,
+    "sandbox.init": REAPED,
     "redis.read_only": SEALED,
     "redis.tmpfs.*": SEALED,
     "ssrf_proxy.read_only": SEALED,

@@ -125,6 +125,14 @@ def test_what_forks_without_end_in_the_sandbox_stops_there(host: Host) -> None:
     reached(host)
 
 
+def test_what_strangers_programs_leave_behind_is_reaped(host: Host) -> None:
+    """A zombie counts as a process: a container full of them takes neither code nor health checks."""
+    for service in ("sandbox", "plugin_daemon"):
+        done = inside(host, service, "sh", "-c", "(sleep 0.5 &); sleep 2; cat /proc/[0-9]*/status")
+        assert done.stdout.count("Name:") >= 2, service
+        assert "zombie" not in done.stdout, service
+
+
 def test_limits_stand_where_strangers_send_what_they_like(host: Host) -> None:
     limited = {service: one["HostConfig"]["Memory"] >> 20 for service, one in inspected(host).items()}
     assert {service: most for service, most in limited.items() if most} == {

@@ -100,6 +100,15 @@ def test_an_image_that_is_not_written_to_has_scratch_of_bounded_size(version: st
 
 
 @everywhere
+def test_what_strangers_programs_leave_behind_finds_an_init(version: str, mode: str) -> None:
+    assert {name for name, block in catalogue(version, mode).items() if block.get("init")} == {
+        "iris",
+        "plugin_daemon",
+        "sandbox",
+    }
+
+
+@everywhere
 def test_whom_strangers_reach_first_is_limited_without_a_size_too(version: str, mode: str) -> None:
     limited = {name: block["mem_limit"] for name, block in catalogue(version, mode).items() if "mem_limit" in block}
     assert limited == {name: f"{most}m" for name, most in sizes.UNSIZED.items() if mode == "dify" or name != "nginx"}
