@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterator
+from datetime import datetime
 
 import pytest
 
@@ -229,6 +232,26 @@ def test_the_rendering_without_a_host_is_what_the_host_got(checkout: Checkout, h
         assert (checkout.folder / "rendered" / host.name / path).read_text().rstrip("\n") == sh(
             host, f"cat /opt/dify/{path}"
         )
+
+
+def test_health_is_asked_for_often_at_first_and_seldom_then(host: Host) -> None:
+    sh(host, "docker restart dify-web-1")
+    deadline = time.monotonic() + 120
+    while len(asked := _asked_for_health(host, "web")) < 4:
+        assert time.monotonic() < deadline, asked
+        time.sleep(5)
+    assert 8 <= asked[1] - asked[0] <= 15
+    assert 28 <= asked[-1] - asked[-2] <= 40
+
+
+def _asked_for_health(host: Host, service: str) -> list[float]:
+    """When a container was started, and Docker asked for its health since: seconds."""
+    state = json.loads(sh(host, f"docker inspect --format '{{{{json .State}}}}' dify-{service}-1"))
+    started, *asked = (
+        datetime.fromisoformat(one[:19]).timestamp()
+        for one in (state["StartedAt"], *(one["Start"] for one in state["Health"]["Log"]))
+    )
+    return [started, *(one for one in asked if one > started)]
 
 
 def test_everything_comes_back_by_itself_after_a_reboot(checkout: Checkout, host: Host) -> None:
