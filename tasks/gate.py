@@ -59,10 +59,18 @@ def wrong_answers(answer: dict[str, str]) -> list[str]:
     setup, page = answer.get("setup", ""), answer.get("page", "")
     wrong = []
     if not setup.endswith(" 200") or '"step"' not in setup:
-        wrong.append(f"/console/api/setup says {setup[-80:].strip() or 'nothing'}")
+        wrong.append(f"/console/api/setup {_said(setup)}")
     if page[:1] not in ("2", "3"):
-        wrong.append(f"/ says {page or 'nothing'}")
+        wrong.append(f"/ {_said(page)}")
     return wrong
+
+
+def _said(answer: str) -> str:
+    """The end of a wrong answer, or curl's reason why there is none: it then writes 000 for the status."""
+    _, failed, reason = answer.partition("curl: (")
+    if failed:
+        return f"gives no answer: {failed}{reason.removesuffix('000').strip()}"
+    return f"says {answer[-80:].strip() or 'nothing'}"
 
 
 def local(port: str) -> str:

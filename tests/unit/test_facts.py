@@ -405,11 +405,16 @@ def test_answers_are_read() -> None:
         ({"setup": "<html>502 Bad Gateway</html> 502"}, ["/console/api/setup says <html>502 Bad Gateway</html> 502"]),
         ({"setup": '{"step":"finished"} 500'}, ['/console/api/setup says {"step":"finished"} 500']),
         ({"setup": "welcome to nginx 200"}, ["/console/api/setup says welcome to nginx 200"]),
-        ({"setup": "curl: (7) Failed to connect 000"}, ["/console/api/setup says curl: (7) Failed to connect 000"]),
+        (
+            {"setup": "curl: (28) Operation timed out after 10002 milliseconds with 0 bytes received 000"},
+            [
+                "/console/api/setup gives no answer: curl: (28) Operation timed out after 10002 milliseconds with 0 bytes received"
+            ],
+        ),
         ({"setup": ""}, ["/console/api/setup says nothing"]),
         ({"page": "404"}, ["/ says 404"]),
         ({"page": "502"}, ["/ says 502"]),
-        ({"page": "000"}, ["/ says 000"]),
+        ({"page": "curl: (7) Failed to connect000"}, ["/ gives no answer: curl: (7) Failed to connect"]),
         ({"page": ""}, ["/ says nothing"]),
     ],
 )
