@@ -134,7 +134,7 @@ def _fetch_key(repository: str, key: str) -> str:
         "docker_repository_key names the key of a mirror that signs anew"
     )
     return f"""\
-            key=$(mktemp)
+            key=$(mktemp); trap 'rm -f "$key"' EXIT
             curl --fail --silent --show-error --location {quote(repository + "/gpg")} --output "$key"
             gpg --show-keys --with-colons "$key" | grep -q '^fpr:.*:{key}:' || {{
                 echo {quote(refusal)} >&2
@@ -155,7 +155,6 @@ def _apt_docker(repository: str, key: str) -> str:
                 exit 1
             }}
             install -D -m 644 "$key" /etc/apt/keyrings/docker.asc
-            rm "$key"
             printf '%s\\n' 'Types: deb' {quote("URIs: " + repository)} "Suites: $VERSION_CODENAME" 'Components: stable' \\
                 "Architectures: $(dpkg --print-architecture)" 'Signed-By: /etc/apt/keyrings/docker.asc' \\
                 > /etc/apt/sources.list.d/docker.sources
@@ -209,7 +208,6 @@ gpgkey=file:///etc/pki/rpm-gpg/docker-ce.gpg
             END {{ exit !(found || here && on) }}' /etc/yum.repos.d/*.repo 2>/dev/null; then
 {_fetch_key(repository, key)}
             install -D -m 644 "$key" /etc/pki/rpm-gpg/docker-ce.gpg
-            rm "$key"
             printf %s {quote(repo)} > /etc/yum.repos.d/docker-ce.repo
         fi
         dnf -q -y install {UPSTREAM_PACKAGES}

@@ -138,7 +138,7 @@ class Machine:
 
     def __init__(self, root: Path, os_id: str) -> None:
         self.root, self.os_id = root, os_id
-        for folder in ("bin", "etc/apt/sources.list.d", "etc/yum.repos.d"):
+        for folder in ("bin", "tmp", "etc/apt/sources.list.d", "etc/yum.repos.d"):
             (root / folder).mkdir(parents=True)
         (root / "etc/os-release").write_text(f"ID={os_id}\nVERSION_CODENAME=trixie\n")
         self.reads()
@@ -165,12 +165,14 @@ class Machine:
     def run(
         self, script: str, fingerprint: str = "", candidate: str = "26.1.5+dfsg1", unpublished: str = "none"
     ) -> tuple[int, str]:
-        """(exit code, what was said on stderr)"""
+        """(exit code, what was said on stderr); no file is left behind, whatever the end."""
         own = {"apt": docker.APT_KEY, "dnf": docker.RPM_KEY}[docker.SYSTEMS[self.os_id].manager]
         script = script.replace("/run/", f"{self.root}/").replace("/etc/", f"{self.root}/etc/")
         exports = f"export calls={self.root}/calls fingerprint={fingerprint or own} candidate={candidate}\n"
-        exports += f"export sources={self.root}/etc/apt/sources.list.d unpublished={unpublished}\nset -e\n"
+        exports += f"export sources={self.root}/etc/apt/sources.list.d unpublished={unpublished}\n"
+        exports += f"export TMPDIR={self.root}/tmp\nset -e\n"
         done = run_sh(exports + script, path=self.root / "bin", check=False)
+        assert list((self.root / "tmp").iterdir()) == []
         return done.returncode, done.stderr
 
     @property
