@@ -30,7 +30,7 @@ lint: $(STAMP) ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-unit: $(STAMP) ## unit tests: seconds, no Docker
+unit: $(STAMP) ## unit tests: two to three minutes, no Docker
 	$(BIN)/pytest tests/unit
 
 lab-images: $(STAMP)

@@ -128,7 +128,7 @@ def _apt_distro(packages: tuple[str, ...]) -> str:
 
 
 def _fetch_key(repository: str, key: str) -> str:
-    """Shell that leaves the repository's key in the file $key, if it is the one with this fingerprint."""
+    """Shell that has the repository's key in the file $key until it ends, if it is the one with this fingerprint."""
     refusal = (
         f"the key of {repository} is not the expected {key}: nothing was installed; "
         "docker_repository_key names the key of a mirror that signs anew"

@@ -66,7 +66,7 @@ def wrong_answers(answer: dict[str, str]) -> list[str]:
 
 
 def _said(answer: str) -> str:
-    """The end of a wrong answer, or curl's reason why there is none: it then writes 000 for the status."""
+    """The end of a wrong answer, or curl's reason why there is none; what it then writes for the status is 000."""
     _, failed, reason = answer.partition("curl: (")
     if failed:
         return f"gives no answer: {failed}{reason.removesuffix('000').strip()}"

@@ -10,7 +10,7 @@ from lab.hosts import Host
 from tests.lab.checkout import Checkout
 from tests.lab.containers import CORE, containers, reached, secrets_of, sh
 
-# Notes the arguments of every process that is seen, and keeps every content of every file that others may read. Asked to
+# Notes the arguments of every process that is seen, and keeps each content it sees of every file that others may read. Asked to
 # stop, it ends its round: nothing is left half copied.
 WATCH = r"""
 mkdir -m 700 -p /root/seen/files

@@ -414,7 +414,10 @@ def test_answers_are_read() -> None:
         ({"setup": ""}, ["/console/api/setup says nothing"]),
         ({"page": "404"}, ["/ says 404"]),
         ({"page": "502"}, ["/ says 502"]),
-        ({"page": "curl: (7) Failed to connect000"}, ["/ gives no answer: curl: (7) Failed to connect"]),
+        (
+            {"page": "curl: (7) Failed to connect to 127.0.0.1"},
+            ["/ gives no answer: curl: (7) Failed to connect to 127.0.0.1"],
+        ),
         ({"page": ""}, ["/ says nothing"]),
     ],
 )
