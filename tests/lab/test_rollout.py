@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Iterator
@@ -240,7 +241,8 @@ def test_health_is_asked_for_often_at_first_and_seldom_then(host: Host) -> None:
     while len(asked := _asked_for_health(host, "web")) < 3 or asked[-1] - asked[-2] < 29:
         assert time.monotonic() < deadline, asked
         time.sleep(5)
-    assert asked[1] - asked[0] < 25
+    # Docker keeps the last five: those at first may be gone where a start takes long.
+    assert min(after - before for before, after in itertools.pairwise(asked)) < 25
 
 
 def _asked_for_health(host: Host, service: str) -> list[float]:
