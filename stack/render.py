@@ -139,6 +139,7 @@ class Stack:
     ports: "address:port" or "port" on the host that something is published at; the first of nginx is http.
     opened_by: the setting or knob behind each of them.
     networks: all that the Compose file names, by their names there.
+    seen: sha256 of the .env on the host whose secrets these are; empty where there was none.
     """
 
     settings: Settings
@@ -148,6 +149,7 @@ class Stack:
     ports: list[str]
     opened_by: Mapping[str, str] = field(default_factory=dict)
     networks: frozenset[str] = frozenset()
+    seen: str = ""
 
     @property
     def images(self) -> list[str]:

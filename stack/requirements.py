@@ -51,6 +51,8 @@ class Machine:
     deployed: bool = False
     migrated: bool = False
     database: bool = False
+    env_sha256: str = ""
+    """of the .env that lies there"""
     rotation: str = ""
     """the secret that an earlier run began to change"""
     filled: tuple[str, ...] = ()

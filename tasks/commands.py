@@ -15,6 +15,15 @@ from pyinfra.connectors.util import CommandOutput, OutputLine
 
 from stack.secrets import mask
 
+# Two runs may be at work on one host: of two people, under two names of one machine, or what goes on after its controller died.
+# Others may neither make the lock, as in /run/lock, nor read it: whoever can read a lock can hold it for ever.
+ALONE = r"""
+(umask 077; : >>"$lock"); exec 9>"$lock"
+flock -w 600 9 || {
+    echo "another run is at work here, for ten minutes now: deploy again when it is through." \
+        "fuser -v $lock shows who holds it" >&2; exit 1; }
+"""
+
 
 class MaskedCommand(StringCommand):
     """A shell command whose output is shown with every secret replaced, at every verbosity.
@@ -64,3 +73,16 @@ def script(body: str, *arguments: str, **variables: str) -> str:
     if arguments:
         lines.append("set -- " + " ".join(quote(argument) for argument in arguments))
     return "\n".join([*lines, body.strip("\n")])
+
+
+def alone(body: str, *arguments: str, lock: str, **variables: str) -> str:
+    """A shell script as `script` makes it, that waits while another one with the same lock runs on the host: ten minutes at most.
+
+    lock: the lock's name; `deployment` gives that of what changes one deployment.
+    """
+    return script(ALONE + body, *arguments, lock=f"/run/{lock}.lock", **variables)
+
+
+def deployment(project: str) -> str:
+    """Name of the lock that whatever replaces files, schema or containers of a project takes."""
+    return f"{project}-deployment"

@@ -11,7 +11,7 @@ from pyinfra.api import FactBase, StringCommand, operation
 
 from stack.render import DIGEST_LABEL, Service, Stack
 from tasks import nginx
-from tasks.commands import MaskedCommand, script
+from tasks.commands import MaskedCommand, alone, deployment, script
 
 LOOK = r"""
 docker ps --all --no-trunc --filter "label=com.docker.compose.project=$project" \
@@ -125,7 +125,8 @@ def runs(stack: Stack) -> Generator[StringCommand, None, None]:
         host.log(f"removing, data kept: {', '.join(container.service for container in surplus)}")
         yield StringCommand(script(REMOVE, *(container.id for container in surplus)))
     if stale:
-        yield MaskedCommand(script(UP, *stale, root=knobs.root), secrets=stack.settings.secrets)
+        up = alone(UP, *stale, lock=deployment(knobs.project), root=knobs.root)
+        yield MaskedCommand(up, secrets=stack.settings.secrets)
     networks: list[str] = host.get_fact(Networks, project=knobs.project)
     if left := sorted(set(networks) - stack.networks):
         host.log(f"removing the networks {', '.join(left)}")

@@ -13,10 +13,11 @@ from pyinfra.api import FactBase, StringCommand, operation
 
 from stack import docker
 from stack.settings import Knobs
-from tasks.commands import MaskedCommand, script
+from tasks.commands import MaskedCommand, alone, script
 
 DAEMON = "/etc/docker/daemon.json"
 DROP_IN = "/etc/systemd/system/docker.service.d/dify-proxy.conf"
+LOCK = "dify-docker"
 
 LOOK = r"""
 . /etc/os-release
@@ -37,14 +38,6 @@ test -e "$drop_in" && echo "drop_in $(sha256sum < "$drop_in" | cut -d' ' -f1)"
 true
 """
 
-# The inventory may name one machine twice, and both names come here at once. Others may neither make the lock, as in /run/lock,
-# nor read it: whoever can read a lock can hold it for ever.
-ALONE = r"""
-(umask 077; : >>/run/dify-docker.lock); exec 9>/run/dify-docker.lock
-flock -w 600 9 || {
-    echo "Docker is being set up here by another run, for ten minutes now: deploy again when it is through." \
-        "fuser -v /run/dify-docker.lock shows who holds it" >&2; exit 1; }
-"""
 # Staged beside the old one, checked by dockerd itself, then moved into place.
 PUT_DAEMON = r"""
 umask 022; mkdir -p /etc/docker; cat > "$file.new"
@@ -125,7 +118,7 @@ def engine(knobs: Knobs) -> Generator[StringCommand, None, None]:
     if not found.installed or not found.curl:
         yield from _install(found, knobs)
     elif changed:
-        yield StringCommand(script(ALONE + RESTART, file=DAEMON))
+        yield StringCommand(alone(RESTART, lock=LOCK, file=DAEMON))
     elif not (found.enabled and found.active):
         yield StringCommand("systemctl enable --now docker")
     else:
@@ -137,13 +130,13 @@ def _configure(found: EngineState, knobs: Knobs) -> Generator[StringCommand, Non
     drop_in = docker.proxy_drop_in(knobs)
     changed = bool(wanted != found.daemon)
     if changed:
-        yield StringCommand(script(ALONE + PUT_DAEMON, file=DAEMON), _stdin=json.dumps(wanted, indent=2))
+        yield StringCommand(alone(PUT_DAEMON, lock=LOCK, file=DAEMON), _stdin=json.dumps(wanted, indent=2))
     if drop_in and sha256(drop_in.encode()).hexdigest() != found.drop_in:
         secret = list(knobs.docker_proxy.values())
-        yield MaskedCommand(script(ALONE + PUT_DROP_IN, file=DROP_IN), secrets=secret, _stdin=drop_in.rstrip("\n"))
+        yield MaskedCommand(alone(PUT_DROP_IN, lock=LOCK, file=DROP_IN), secrets=secret, _stdin=drop_in.rstrip("\n"))
         changed = True
     if not drop_in and found.drop_in:
-        yield StringCommand(script(ALONE + REMOVE_DROP_IN, file=DROP_IN))
+        yield StringCommand(alone(REMOVE_DROP_IN, lock=LOCK, file=DROP_IN))
         changed = True
     return changed
 
@@ -152,7 +145,7 @@ def _install(found: EngineState, knobs: Knobs) -> Generator[StringCommand, None,
     if not found.installed:
         if state.is_executing:
             host.log(f'installing Docker (docker_source = "{knobs.docker_source}"); this takes a minute')
-        yield StringCommand(ALONE + "set -e\n" + docker.install_script(found.os, knobs))
+        yield StringCommand(alone("set -e\n" + docker.install_script(found.os, knobs), lock=LOCK))
     else:
-        yield StringCommand(ALONE + "set -e\n" + docker.install_curl(found.os))
+        yield StringCommand(alone("set -e\n" + docker.install_curl(found.os), lock=LOCK))
     yield StringCommand(script(CHECK, min_engine=docker.MIN_ENGINE, min_compose=docker.MIN_COMPOSE))

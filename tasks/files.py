@@ -16,7 +16,7 @@ from pyinfra.api import FactBase, StringCommand, operation
 from stack import dotenv
 from stack.render import SITE, File, Stack
 from stack.secrets import is_secret, mask
-from tasks.commands import MaskedCommand, private_look, script
+from tasks.commands import MaskedCommand, alone, deployment, private_look, script
 
 Found = dict[str, tuple[str, str]]
 
@@ -33,8 +33,10 @@ READ = r'cd "$root"; for path; do test -f "$path" && echo "$path $(base64 -w 0 <
 # The whole set is staged beside the old one and checked as a whole; only what differs is then moved, file by file.
 PUT = r"""
 set -e; umask 022; mkdir -p "$root"; umask 077; cd "$root"
-if test "$first" = yes && test -e .env; then
-    echo "$root/.env appeared during this run: somebody else deploys at the same time. Run this again." >&2; exit 1
+# Another run may have made or rotated secrets since this one looked, perhaps while its plan waited for a yes.
+if test "$(test ! -e .env || sha256sum < .env | cut -d' ' -f1)" != "$seen"; then
+    echo "$root/.env changed during this run: another run, or one that was cut off, was at work here." \
+        "Nothing was replaced; run this again." >&2; exit 1
 fi
 rm -rf .staged; mkdir .staged; trap 'rm -rf "$root/.staged"' EXIT
 (umask 022; mkdir -p nginx); mkdir -p nginx/ssl .staged/nginx/ssl volumes/certbot/conf
@@ -132,11 +134,12 @@ def configuration(stack: Stack) -> Generator[StringCommand, None, None]:
         concerned = service in stack.services and any(path.startswith(folder) for path in changed)
         return stack.services[service].image if concerned else ""
 
-    put = script(
+    put = alone(
         PUT,
         *changed,
+        lock=deployment(stack.settings.knobs.project),
         root=root,
-        first="no" if ".env" in found else "yes",
+        seen=stack.seen,
         nginx=image("nginx", "nginx/"),
         squid=image("ssrf_proxy", "ssrf_proxy/"),
     )

@@ -10,7 +10,7 @@ from pyinfra.api import FactBase, StringCommand, operation
 
 from stack.render import Stack
 from tasks import nginx
-from tasks.commands import MaskedCommand, script
+from tasks.commands import MaskedCommand, alone, deployment, script
 
 BACKEND = ("api", "worker", "worker_beat")
 # The services that are not called as DB_TYPE is.
@@ -59,12 +59,6 @@ ASK = {
 # The image's own `flask upgrade-db` ends with 0 whatever happened, so current and heads are compared.
 MIGRATE = r"""
 set -e; cd "$root"
-# A run whose controller died may still be at work here. Others may neither make the lock, as in /run/lock, nor read it:
-# whoever can read a lock can hold it for ever.
-lock=/run/$project-migration.lock; (umask 077; : >>"$lock"); exec 9>"$lock"
-flock -w 600 9 || {
-    echo "a migration of an earlier run is still at work here after ten minutes: deploy again when it is through." \
-        "fuser -v $lock shows who holds it" >&2; exit 1; }
 compose_run() { docker compose run --rm --no-deps -T "$@"; }
 of() { docker ps --quiet --filter "label=com.docker.compose.project=$project" \
     --filter "label=com.docker.compose.service=$1" --filter label=com.docker.compose.oneoff=False $2; }
@@ -176,5 +170,6 @@ def migrated(stack: Stack) -> Generator[StringCommand, None, None]:
         return
     stores = " ".join(name for name in (service, "redis") if name in stack.services)
     patience = str(FIRST_START.get(service, 180))
-    migrate = script(MIGRATE, *BACKEND, stores=stores, patience=patience, place=place, closed=nginx.CLOSED, **same)
+    more = {"stores": stores, "patience": patience, "place": place, "closed": nginx.CLOSED}
+    migrate = alone(MIGRATE, *BACKEND, lock=deployment(knobs.project), **more, **same)
     yield MaskedCommand(migrate, secrets=stack.settings.secrets)

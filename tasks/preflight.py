@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import gevent
@@ -71,6 +72,7 @@ say disk_root_kib "$(free_below "$root")"
 say disk_docker_kib "$(free_below "$docker_root")"
 test -e "$root/docker-compose.yaml" && say deployed yes
 test -e "$root/.migrated" && say migrated yes
+test -e "$root/.env" && say env_sha256 "$(sha256sum < "$root/.env" | cut -d' ' -f1)"
 test -e "$root/.rotation" && say rotation "$(sed -n 's/^NAME=//p' "$root/.rotation")"
 for file in "$root"/volumes/db/data/PG_VERSION "$root"/volumes/db/data/*/PG_VERSION; do
     test -e "$file" && say database yes && break
@@ -249,7 +251,7 @@ def _checked(one: Host, as_kept: Kept, draft: Settings, entry: Entry, machine: M
     found, where = dotenv.read(env_file), secret_store.place(one.name, draft.knobs)
     kept, stored = as_kept(one, draft, machine, found), secret_store.stored(entry, draft, where)
     secret_store.refuse_differing(entry, found, kept, draft, where)
-    rendered = render(_settings(one, kept, machine.memory, stored))
+    rendered = replace(render(_settings(one, kept, machine.memory, stored)), seen=machine.env_sha256)
     if wrong := requirements.failures(machine, rendered, {**stored, **kept}):
         raise InvalidError(wrong)
     return rendered

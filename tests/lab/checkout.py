@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import re
 import shutil
 import subprocess
@@ -65,6 +67,43 @@ class Run:
         return self
 
 
+class Terminal:
+    """A program on a terminal of its own.
+
+    words: the program and its arguments.
+    folder: that it is started in.
+    """
+
+    def __init__(self, words: list[str], folder: Path) -> None:
+        self.side, other = pty.openpty()
+        self.process = subprocess.Popen(words, cwd=folder, stdin=other, stdout=other, stderr=other)
+        os.close(other)
+        self.said = b""
+
+    def wait_for(self, words: str) -> None:
+        """Return when it has said so."""
+        while words.encode() not in self.said:
+            assert self._read(), self.said.decode()
+
+    def type(self, text: str) -> None:
+        os.write(self.side, text.encode())
+
+    def end(self) -> Run:
+        """What it said and how it ended."""
+        while self._read():
+            pass
+        os.close(self.side)
+        return Run(self.process.wait(), self.said.decode())
+
+    def _read(self) -> bool:
+        try:
+            some = os.read(self.side, 65536)
+        except OSError:  # so Linux says that the other side is closed
+            return False
+        self.said += some
+        return bool(some)
+
+
 @dataclass
 class Checkout:
     """A copy of the product with an inventory of its own."""
@@ -119,6 +158,10 @@ class Checkout:
             return self.pyinfra("inventory.py", "deploy.py", "-y", *arguments)
         finally:
             self.knobs = before
+
+    def on_a_terminal(self, *arguments: str) -> Terminal:
+        """pyinfra as where somebody sits before it."""
+        return Terminal([str(Path(sys.executable).with_name("pyinfra")), *arguments], self.folder)
 
     def plan(self, *arguments: str) -> Run:
         """`pyinfra inventory.py deploy.py --dry`"""

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import pty
 import re
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -141,33 +136,11 @@ def test_a_controller_that_lost_its_files_changes_no_secret(scratch: Callable[..
 def test_on_a_terminal_the_password_is_shown_once(both: Checkout, machine: Host) -> None:
     word = password(machine, "/opt/dify")
     words = ("inventory.py", "deploy.py", "-y", "--limit", machine.name)
-    shown = on_a_terminal(both, *words)
+    shown = both.on_a_terminal(*words).end().ok().output
     assert shown.count(f"first account: {ADMIN['email']}, password {word}") == 1
     assert machine.run("test -e /opt/dify/.admin-password").returncode == 1
-    assert word not in on_a_terminal(both, *words)
+    assert word not in both.on_a_terminal(*words).end().ok().output
     assert log_in(machine, ADMIN["email"], word, 80) == 200
-
-
-def on_a_terminal(both: Checkout, *words: str) -> str:
-    """What pyinfra prints where somebody looks at it."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [str(Path(sys.executable).with_name("pyinfra")), *words],
-        cwd=both.folder,
-        stdin=subprocess.DEVNULL,
-        stdout=theirs,
-        stderr=theirs,
-    )
-    os.close(theirs)
-    said = b""
-    try:
-        while some := os.read(ours, 65536):
-            said += some
-    except OSError:
-        """Linux says so when the other side is closed."""
-    os.close(ours)
-    assert process.wait() == 0, said.decode()
-    return said.decode()
 
 
 # --- What is done to one ---

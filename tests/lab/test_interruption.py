@@ -1,4 +1,4 @@
-"""A controller that dies in the middle: the next run finishes the work, and no secret is made twice."""
+"""A controller that dies in the middle, and two at once: the next run finishes the work, and no secret is made twice."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.lab.checkout import Checkout
-from tests.lab.containers import CORE, containers, reached, secrets_of
+from tests.lab.checkout import Checkout, Run
+from tests.lab.containers import CORE, containers, reached, secrets_of, sh
 
 STEPS = ["Data folders", "Configuration files", "Database schema", "Stack runs"]
 
@@ -32,16 +33,7 @@ def test_killed_in_a_step_and_run_again(checkout: Checkout, step: str) -> None:
 
 def kill_in(checkout: Checkout, step: str) -> None:
     """Start a deploy and kill -9 it half a second after this step began."""
-    checkout.write_inventory()
-    words = [str(Path(sys.executable).with_name("pyinfra")), "inventory.py", "deploy.py", "-y"]
-    process = subprocess.Popen(
-        words,
-        cwd=checkout.folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    process = start(checkout)
     assert process.stdout
     for line in process.stdout:
         if f"Starting operation: {step}" in line:
@@ -51,3 +43,49 @@ def kill_in(checkout: Checkout, step: str) -> None:
     process.wait()
     process.stdout.close()
     assert process.returncode == -signal.SIGKILL
+
+
+def start(checkout: Checkout) -> subprocess.Popen[str]:
+    """A deploy that goes on in the background."""
+    checkout.write_inventory()
+    return subprocess.Popen(
+        [str(Path(sys.executable).with_name("pyinfra")), "inventory.py", "deploy.py", "-y"],
+        cwd=checkout.folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+CHANGED = "/opt/dify/.env changed during this run: another run, or one that was cut off, was at work here."
+
+
+def test_of_two_first_runs_at_once_one_gives_way(checkout: Checkout) -> None:
+    host = checkout.hosts[0]
+    sh(host, "rm -rf /opt/dify")
+    both = [start(checkout) for _ in range(2)]
+    with ThreadPoolExecutor() as pool:
+        said = list(pool.map(lambda one: one.communicate()[0], both))
+    runs = sorted((Run(one.returncode, text) for one, text in zip(both, said, strict=True)), key=lambda run: run.code)
+    runs[0].ok()
+    runs[1].failed(CHANGED, "Nothing was replaced; run this again.")
+    reached(host)
+    kept = secrets_of(host)
+    assert checkout.deploy().ok().changed == []
+    assert secrets_of(host) == kept
+
+
+def test_a_plan_that_waited_while_a_secret_was_rotated_is_not_carried_out(checkout: Checkout) -> None:
+    host = checkout.hosts[0]
+    checkout.write(".env", "LOG_LEVEL=DEBUG\n")
+    checkout.write_inventory()
+    waiting = checkout.on_a_terminal("inventory.py", "deploy.py")
+    waiting.wait_for("Press enter to execute")
+    checkout.pyinfra("inventory.py", "tasks.secrets.rotate", "name=REDIS_PASSWORD", "-y", inventory=False).ok()
+    kept, ran = secrets_of(host), containers(host)
+    waiting.type("\n")
+    waiting.end().failed(CHANGED)
+    assert (secrets_of(host), containers(host)) == (kept, ran)
+    reached(host)
+    assert "Configuration files" not in checkout.deploy().ok().changed

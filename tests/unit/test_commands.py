@@ -9,6 +9,7 @@ import os
 import stat
 import subprocess
 import tarfile
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from stack.render import SITE, File, site
 from stack.settings import Login
 from tasks import compose, docker, files, gate, images, migrate, nginx, preflight, volumes
-from tasks.commands import script
+from tasks.commands import alone, deployment, script
 from tests.unit.wanted import plain, run_sh
 
 SCRIPTS = {
@@ -52,6 +53,38 @@ def test_any_value_comes_through_a_real_shell(value: str, arguments: list[str]) 
     shown = script(r"""printf '%s\0' "$value" "$@" """, *arguments, value=value)
     done = subprocess.run(["sh", "-c", shown], capture_output=True, check=True)
     assert done.stdout.decode().split("\0")[:-1] == [value, *arguments]
+
+
+# --- One after the other ---
+
+
+def alone_below(folder: Path, body: str) -> str:
+    return alone(body, lock=deployment("dify")).replace("/run/", f"{folder}/", 1)
+
+
+def test_nobody_but_root_can_hold_the_lock(tmp_path: Path) -> None:
+    """Whoever can read a file can lock it, and in /run/lock anybody can make one first."""
+    said = run_sh("umask 022\n" + alone_below(tmp_path, "readlink /proc/$$/fd/9; umask")).stdout
+    assert said == f"{tmp_path}/dify-deployment.lock\n0022\n"
+    assert (tmp_path / "dify-deployment.lock").stat().st_mode & 0o777 == 0o600
+    assert "lock=/run/dify-deployment.lock" in alone("", lock=deployment("dify"))
+
+
+def test_a_second_one_waits_for_the_first(tmp_path: Path) -> None:
+    text = alone_below(tmp_path, f"echo begins >>{tmp_path}/said; sleep 0.3; echo ends >>{tmp_path}/said")
+    both = [subprocess.Popen(["sh", "-c", text]) for _ in range(2)]
+    assert [one.wait() for one in both] == [0, 0]
+    assert (tmp_path / "said").read_text().split() == ["begins", "ends"] * 2
+
+
+def test_a_lock_that_is_not_let_go_ends_with_a_line(tmp_path: Path) -> None:
+    (tmp_path / "flock").write_text('#!/bin/sh\ntest "$1" != -w\n')
+    (tmp_path / "flock").chmod(0o755)
+    done = run_sh(alone_below(tmp_path, "echo goes on"), path=tmp_path, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("another run is at work here, for ten minutes now: deploy again when it is through.")
+    assert f"fuser -v {tmp_path}/dify-deployment.lock" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_daemon_json_that_is_as_wanted_already_is_not_replaced_by_itself(tmp_path: Path) -> None:
@@ -152,16 +185,28 @@ class Root:
         (self.programs / "docker").chmod(0o755)
 
     def put(
-        self, wanted: dict[str, File], *changed: str, first: bool = True, nginx: str = "nginx:1", squid: str = ""
+        self,
+        wanted: dict[str, File],
+        *changed: str,
+        seen: str | None = None,
+        nginx: str = "nginx:1",
+        squid: str = "",
     ) -> str:
-        """Run the script; returns what it said when it failed."""
+        """Run the script; returns what it said when it failed.
+
+        seen: sha256 of the .env that was looked at; None for the one that lies there.
+        """
         arguments = changed or tuple(wanted)
-        body = script(
-            files.PUT, *arguments, root=str(self.path), first="yes" if first else "no", nginx=nginx, squid=squid
-        )
+        if seen is None:
+            seen = self.digest(".env")
+        body = script(files.PUT, *arguments, root=str(self.path), seen=seen, nginx=nginx, squid=squid)
         done = run_sh(body, files.archive(wanted), self.programs, check=False)
         assert bool(done.returncode) is bool(done.stderr), done
         return done.stderr
+
+    def digest(self, path: str) -> str:
+        file = self.path / path
+        return sha256(file.read_bytes()).hexdigest() if file.exists() else ""
 
     @property
     def files(self) -> dict[str, str]:
@@ -191,7 +236,7 @@ def test_only_what_changed_is_replaced(root: Root) -> None:
     root.put(plain().files)
     (root.path / "nginx/routes.conf").write_text("by hand")
     (root.path / "nginx/proxy.conf").write_text("by hand")
-    root.put(plain().files, "nginx/routes.conf", first=False)
+    root.put(plain().files, "nginx/routes.conf")
     assert (root.path / "nginx/routes.conf").read_bytes() == plain().files["nginx/routes.conf"].data
     assert (root.path / "nginx/proxy.conf").read_text() == "by hand"
 
@@ -203,7 +248,7 @@ def test_what_the_host_knows_of_its_certificate_is_kept_unless_it_is_lost(root: 
     (root.path / SITE).write_text(site("https", "0123456789abcdef"))
     root.docker(f'case "$*" in *" -t "*) grep -h include {root.path}/.staged/{SITE} >{root.path}/.tested ;; esac')
     changed = ["nginx/routes.conf", *([SITE] if lost else [])]
-    assert root.put(wanted, *changed, first=False) == ""
+    assert root.put(wanted, *changed) == ""
     served = "http" if lost else "https"
     assert (root.path / ".tested").read_text() == f"include /etc/nginx/dify/{served}.conf;\n"
     assert f"/{served}.conf;" in (root.path / SITE).read_text()
@@ -221,18 +266,31 @@ def test_what_a_program_refuses_replaces_nothing(root: Root, docker_says: str, r
     root.put(plain().files)
     before = {path: (root.path / path).stat().st_ino for path in root.files}
     root.docker(docker_says)
-    said = root.put(plain().files, first=False, squid="squid:1")
+    said = root.put(plain().files, squid="squid:1")
     assert "why\n" in said
     assert reason in said
     assert {path: (root.path / path).stat().st_ino for path in root.files} == before
     assert not (root.path / ".staged").exists()
 
 
-def test_an_env_that_appeared_meanwhile_is_not_replaced(root: Root) -> None:
+@pytest.mark.parametrize("seen", ["", sha256(b"DB_PASSWORD=before\n").hexdigest()], ids=["appeared", "changed"])
+def test_an_env_of_another_run_is_not_replaced(root: Root, seen: str) -> None:
     root.path.mkdir()
     (root.path / ".env").write_text("DB_PASSWORD=of-another-run\n")
-    assert "somebody else deploys at the same time" in root.put(plain().files, first=True)
+    said = root.put(plain().files, seen=seen)
+    assert said == (
+        f"{root.path}/.env changed during this run: another run, or one that was cut off, was at work here."
+        " Nothing was replaced; run this again.\n"
+    )
+    assert root.files == {".env": "0o644"}
     assert (root.path / ".env").read_text() == "DB_PASSWORD=of-another-run\n"
+
+
+def test_an_env_that_went_away_meanwhile_is_not_made_anew(root: Root) -> None:
+    """Its secrets are those of the data; whoever removed it has to say what shall be."""
+    root.path.mkdir()
+    assert "/.env changed during this run" in root.put(plain().files, seen="0123")
+    assert root.files == {}
 
 
 def test_data_stays_closed_to_other_users_of_the_host(root: Root) -> None:

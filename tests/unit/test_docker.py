@@ -392,30 +392,6 @@ def test_what_would_be_done_on_a_system_of_the_dnf_family(
     assert repositories == ({expected} if folder else set())
 
 
-# --- One after the other ---
-
-
-def test_nobody_but_root_can_hold_the_lock(tmp_path: Path) -> None:
-    """Whoever can read a file can lock it, and in /run/lock anybody can make one first."""
-    assert "/run/lock/" not in engine_task.ALONE
-    alone = engine_task.ALONE.replace("/run/", f"{tmp_path}/")
-    run_sh(f"umask 022\n{alone}readlink /proc/$$/fd/9 > {tmp_path}/locked\numask > {tmp_path}/umask")
-    assert Path((tmp_path / "locked").read_text().strip()).stat().st_mode & 0o777 == 0o600
-    assert (tmp_path / "umask").read_text() == "0022\n"
-
-
-def test_a_lock_that_is_not_let_go_ends_with_a_line(tmp_path: Path) -> None:
-    machine = Machine(tmp_path, "debian")
-    (tmp_path / "bin/flock").write_text('#!/bin/sh\ntest "$1" != -w\n')
-    (tmp_path / "bin/flock").chmod(0o755)
-    code, said = machine.run(engine_task.ALONE + engine_task.RESTART)
-    assert code == 1
-    assert said.startswith("Docker is being set up here by another run, for ten minutes now")
-    assert "fuser -v /" in said
-    assert said.count("\n") == 1
-    assert machine.calls == ""
-
-
 # --- daemon.json ---
 
 LIMITS = {"log-driver": "json-file", "log-opts": {"max-size": "50m", "max-file": "3"}}

@@ -126,7 +126,7 @@ def migrate(folder: Path, up: str = "0") -> subprocess.CompletedProcess[str]:
         (folder / name).write_text(text)
     (folder / "docker").chmod(0o755)
     names = {"root": str(folder), "project": "dify", "image": "api", "stores": "db_mysql redis", "patience": "180"}
-    body = script(MIGRATE.replace("/run/", f"{folder}/"), "api", place="", **names)
+    body = script(MIGRATE, "api", place="", **names)
     environment = {"PATH": f"{folder}:/usr/bin:/bin"}
     return subprocess.run(["sh", "-c", body], env=environment, text=True, capture_output=True, check=False)
 
@@ -141,21 +141,3 @@ def test_a_store_that_is_not_healthy_stops_the_migration_whatever_compose_ends_w
     assert "compose logs --no-color --tail 50 db_mysql\n" in called
     assert "compose run" not in called
     assert "stop" not in called
-
-
-def test_nobody_but_root_can_hold_the_migrations_lock(tmp_path: Path) -> None:
-    """Whoever can read a file can lock it, and in /run/lock anybody can make one first."""
-    assert "/run/lock/" not in MIGRATE
-    migrate(tmp_path)
-    assert (tmp_path / "dify-migration.lock").stat().st_mode & 0o777 == 0o600
-
-
-def test_a_migration_that_does_not_end_lets_the_next_one_say_so(tmp_path: Path) -> None:
-    (tmp_path / "flock").write_text('#!/bin/sh\ntest "$1" != -w\n')
-    (tmp_path / "flock").chmod(0o755)
-    done = migrate(tmp_path)
-    assert done.returncode == 1
-    assert done.stderr.startswith("a migration of an earlier run is still at work here after ten minutes")
-    assert "fuser -v /" in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert not (tmp_path / "called").exists()
