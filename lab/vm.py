@@ -165,6 +165,7 @@ def revert(host: Host, name: str) -> None:
         _ask(host, f"loadvm {name}")
     finally:
         _ask(host, "cont")  # a snapshot that is not there leaves the machine standing still
+    host.hang_up()
     host.run(f"date --utc --set @{int(time.time())}")
 
 

@@ -97,6 +97,10 @@ def _reply(server: socket.socket, packet: bytes, where: tuple[str, int]) -> None
         say(f"no answer: {error}")
 
 
+class Server(ThreadingHTTPServer):
+    request_queue_size = 128
+
+
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         here = self.connection.getsockname()
@@ -118,7 +122,7 @@ class Handler(BaseHTTPRequestHandler):
 def main() -> None:
     for address in (PUBLIC, PRIVATE, PRIVATE_TOO):
         for port in PORTS:
-            server = ThreadingHTTPServer((address, port), Handler)
+            server = Server((address, port), Handler)
             threading.Thread(target=server.serve_forever, daemon=True).start()
     say("listening")
     names()

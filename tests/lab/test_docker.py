@@ -62,7 +62,8 @@ def test_it_is_restarted_for_a_change(checkout: Checkout, host: Host) -> None:
     assert "Passw0rd" in sh(host, "systemctl show docker --property Environment")
     assert checkout.deploy().ok().changed == []
     del checkout.knobs["docker_proxy"]
-    assert checkout.deploy().ok().changed == ["Docker runs"]
+    # So soon after Docker's restart nginx may not say yet what it has loaded; then it is told once more.
+    assert set(checkout.deploy().ok().changed) - {"Stack runs"} == {"Docker runs"}
     assert host.run("test -e /etc/systemd/system/docker.service.d/dify-proxy.conf").returncode == 1
 
 

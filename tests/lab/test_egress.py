@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import time
@@ -13,7 +14,7 @@ import pytest
 
 from lab.hosts import Host
 from tests.lab.checkout import REPOSITORY, Checkout
-from tests.lab.containers import CORE, containers, reached, replaced, sh
+from tests.lab.containers import CORE, containers, reached, replaced, sh, within
 from tests.lab.outside import PRIVATE, PRIVATE_TOO, PUBLIC
 
 ASKER = (REPOSITORY / "tests/lab/asker.py").read_text()
@@ -57,6 +58,9 @@ ALLOWED = [
 ]  # fmt: skip
 
 
+MARKS = itertools.count()
+
+
 class World:
     """The module's host, and what stands outside of it."""
 
@@ -77,8 +81,17 @@ class World:
         return dict(zip(targets, self.ask(service, "status", *((FORWARD, one) for one in there)), strict=True))
 
     def seen(self, word: str) -> list[str]:
-        """The lines of the world outside that begin with `word`."""
-        return [line for line in sh(self.host, "docker logs outside 2>&1").splitlines() if line.startswith(word)]
+        """The lines of the world outside that begin with `word`, up to now: until a question of our own is there."""
+        mark = f"mark-{next(MARKS)}.test"
+        self.host.run(f"getent ahostsv4 {mark}")
+        said: list[str] = []
+
+        def marked() -> None:
+            said[:] = sh(self.host, "docker logs outside 2>&1").splitlines()
+            assert f"question 1 {mark}" in said
+
+        within(30, marked)
+        return [line for line in said if line.startswith(word)]
 
     def code(self, service: str, script: str) -> str:
         """What a shell script prints in a container."""
@@ -86,7 +99,7 @@ class World:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    def answers(self, patience: float = 60) -> None:
+    def answers(self, patience: float = 180) -> None:
         """Wait until code runs by way of the proxy; 401 is the sandbox's own answer to a missing key."""
         deadline = time.monotonic() + patience
         while True:
@@ -405,8 +418,13 @@ def test_nothing_but_the_named_domains_is_open_and_all_of_it_goes_by_the_other_p
     ]
     found = world.through("sandbox", *opened, *direct, *closed)
     assert found == {**dict.fromkeys([*opened, *direct], 200), **dict.fromkeys(closed, 403)}
-    log = sh(world.host, "docker logs upstream 2>/dev/null")
-    assert re.findall(r"(?:GET|CONNECT) (\S+) dify", log) == sorted_as(log, opened)
+
+    def asked_upstream() -> None:
+        """It writes a line when a connection ends, so maybe after the answer."""
+        log = sh(world.host, "docker logs upstream 2>/dev/null")
+        assert re.findall(r"(?:GET|CONNECT) (\S+) dify", log) == sorted_as(log, opened)
+
+    within(30, asked_upstream)
     assert checkout.deploy().ok().changed == []
     # Without it nothing gets out by itself.
     sh(world.host, "docker rm --force upstream")

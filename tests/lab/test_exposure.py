@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import http.client
-import time
-from collections.abc import Callable
 
 import pytest
 
 from lab import hosts
 from lab.hosts import Host
 from tests.lab.checkout import Checkout, Run
-from tests.lab.containers import containers, reached, replaced, sh
+from tests.lab.containers import containers, reached, replaced, sh, within
 from tests.lab.scan import SSH, only_open, open_ports
 
 # Somebody's own container, published without a thought on every address: TCP with an answer, UDP with an echo.
@@ -54,24 +52,12 @@ def first(checkout: Checkout, host: Host) -> Run:
 def guarded(host: Host, *ports: int | str) -> None:
     """Exactly these are open, and what nobody declared is published all the same."""
     assert "0.0.0.0:9200->9200/tcp" in sh(host, "docker ps --format '{{.Ports}}' --filter name=planted")
-    within(60, lambda: only_open(host, *ports))
+    within(300, lambda: only_open(host, *ports))
     # Nothing of what containers do themselves is in the way.
     assert sh(host, f"bash -c '{ASK.format('127.0.0.1')}'") == "planted"
     assert sh(host, f"bash -c '{ASK.format('::1')}'") == "planted"
     assert sh(host, f"docker exec dify-plugin_daemon-1 bash -c '{ASK.format(host.address)}'") == "planted"
     reached(host, patience=120)
-
-
-def within(patience: float, job: Callable[[], None]) -> None:
-    """The job must succeed once within that many seconds."""
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            return job()
-        except AssertionError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(1)
 
 
 def rules(host: Host) -> str:
@@ -141,7 +127,7 @@ def plant(host: Host, name: str, *places: str) -> None:
 
 def test_what_somebody_starts_later_is_closed_too(first: Run, host: Host) -> None:
     plant(host, "later", "9400")
-    within(60, lambda: only_open(host, 80, "15003/tcp4"))
+    within(300, lambda: only_open(host, 80, "15003/tcp4"))
     sh(host, "docker rm --force later")
 
 
@@ -153,7 +139,7 @@ def test_sshd_at_another_address_of_a_containers_port_stays_open(first: Run, hos
     def is_right() -> None:
         assert open_ports(host)[host.address6] == {SSH, "80/tcp", "2222/tcp"}
 
-    within(60, is_right)
+    within(300, is_right)
     assert f"-d {host.address6}/128 -p tcp -m tcp --dport 2223 -j DROP" in sh(host, "ip6tables-save --table mangle")
     sh(host, "systemctl stop beside && docker rm --force beside")
 

@@ -11,9 +11,10 @@ import pytest
 from lab import engine, network, registry
 from lab.hosts import Host
 from tests.lab.checkout import Checkout
+from tests.lab.conftest import CHECKOUT
 from tests.lab.containers import reached, sh
 
-NAME = "test-registry-with-login"
+NAME = f"test-registry-with-login-{CHECKOUT}"
 PASSWORD = "Passw0rdOfTheRegistry"
 MIRROR = {"image_registry": f"{NAME}:5000/docker.io", "docker_insecure_registries": [f"{NAME}:5000"]}
 

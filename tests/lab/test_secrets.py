@@ -43,7 +43,9 @@ def outputs(checkout: Checkout, watched: Host) -> list[str]:
     first = checkout.deploy(*loud).ok()
     assert set(containers(watched)) == CORE
     reached(watched)
-    sh(watched, "sed -i s/^REDIS_PASSWORD=.*/REDIS_PASSWORD=AnotherPasswordOfTheOperator/ /opt/dify/.env")
+    # By stdin: the watcher notes arguments of everybody.
+    edit = "s/^REDIS_PASSWORD=.*/REDIS_PASSWORD=AnotherPasswordOfTheOperator/\n"
+    assert watched.run("sed -i -f /dev/stdin /opt/dify/.env", stdin=edit).returncode == 0
     plan = checkout.plan(*loud).ok()
     second = checkout.deploy(*loud).ok()
     reached(watched)

@@ -16,7 +16,7 @@ from lab.hosts import Host
 from tests.certificates import issue
 from tests.lab.authority import Authority, name_in
 from tests.lab.checkout import Checkout
-from tests.lab.containers import containers, get, replaced, sh
+from tests.lab.containers import containers, get, replaced, sh, within
 from tests.lab.visitor import Visitor
 
 NAME, OTHER = "dify.test", "other.test"
@@ -81,7 +81,7 @@ def test_a_renewal_is_loaded_and_no_request_fails(secured: Checkout, visitor: Vi
         sh(host, "sh /opt/dify/certificates.sh renew --force-renewal")
     assert visitor.failures == []
     assert visitor.serials[0] == serial
-    assert visitor.ask()[1] not in (serial, 0)
+    within(30, lambda: shows_another(visitor, serial))
     assert replaced(before, containers(host)) == set()
     print(f"{len(visitor.serials)} requests during a renewal, none failed")
 
@@ -94,7 +94,12 @@ def test_a_renewal_that_nginx_did_not_load_is_loaded(secured: Checkout, visitor:
     sh(host, f"cd /opt/dify && {ask.replace('--entrypoint', f'{trust} --entrypoint')} 2>&1")
     assert visitor.ask()[1] == serial
     sh(host, "systemctl start dify-certificates.service")
-    assert visitor.ask()[1] != serial
+    within(30, lambda: shows_another(visitor, serial))
+
+
+def shows_another(visitor: Visitor, serial: int) -> None:
+    """nginx's old workers may take a few requests more."""
+    assert visitor.ask()[1] not in (serial, 0)
 
 
 def test_a_reboot_brings_all_back(secured: Checkout, visitor: Visitor) -> None:

@@ -139,7 +139,7 @@ def guarded(host: Host, backend: str) -> None:
     for command in ("iptables", "ip6tables"):
         assert "DIFY" in sh(host, f"{command}-{backend}-save")
         assert "DIFY" not in sh(host, f"{command}-{other}-save 2>/dev/null")
-    sh(host, "timeout 60 bash -c ': </dev/tcp/127.0.0.1/9200'")
+    sh(host, "timeout 60 bash -c 'until (: </dev/tcp/127.0.0.1/9200) 2>/dev/null; do sleep 1; done'")
     only_open(host, 80)
 
 
@@ -213,6 +213,10 @@ def test_a_snapshot_brings_back_disk_and_memory(checkout: Checkout, host: Host, 
 # Disk and memory
 
 
+# They find no room either, and Docker starts them again: beat for its schedule, the worker when Redis can keep nothing.
+WRITE_THEMSELVES = {"worker", "worker_beat"}
+
+
 @contextmanager
 def no_room(host: Host) -> Iterator[None]:
     """A root file system without a free block, until this ends."""
@@ -237,11 +241,11 @@ def test_a_full_disk_stops_a_deploy_and_breaks_nothing(checkout: Checkout, host:
         checkout.write(".env", "PM2_INSTANCES=3\n")
         run = checkout.deploy(min_disk_root="0", min_disk_docker="0").failed()
         assert "no space left on device" in run.output.lower()
-        assert containers(host) == before
+        assert replaced(before, containers(host)) <= WRITE_THEMSELVES
         sh(host, "cd /opt/dify && test -s .env && docker compose config --quiet")
     # With room again, the same run goes through.
     checkout.deploy().ok()
-    assert replaced(before, containers(host)) == {"web"}
+    assert replaced(before, containers(host)) - WRITE_THEMSELVES == {"web"}
     well(checkout, host)
     assert summed(host) == kept
 

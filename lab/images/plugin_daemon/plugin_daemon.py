@@ -228,6 +228,7 @@ def all_ok(results: Mapping[str, dict[str, Any]]) -> bool:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # headers and body leave in one write: who is stopped between two leaves half an answer
     settings: Settings
 
     def do_GET(self) -> None:

@@ -24,9 +24,12 @@ page() {
 EOF
 }
 
+# In one write: who is stopped between two leaves half an answer.
 send() {
-    printf 'HTTP/1.1 %s\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: %s\r\nConnection: close\r\n\r\n' "$1" "$(printf %s "$2" | wc -c)"
-    [ "$method" = HEAD ] || printf %s "$2"
+    body=$2
+    [ "$method" != HEAD ] || body=
+    printf 'HTTP/1.1 %s\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: %s\r\nConnection: close\r\n\r\n%s' \
+        "$1" "$(printf %s "$2" | wc -c)" "$body"
 }
 
 IFS=' ' read -r method target _
