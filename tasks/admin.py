@@ -12,7 +12,7 @@ from pyinfra.api import FactBase, StringCommand, operation
 
 from stack import accounts
 from stack.render import Stack
-from tasks.commands import MaskedCommand, private_look, script
+from tasks.commands import MaskedCommand, alone, deployment, private_look, script
 from tasks.migrate import FIRST_START, database_service
 
 # Only api itself knows. Where it does not run, it is started and asked.
@@ -136,8 +136,9 @@ def _make(stack: Stack, file: str) -> StringCommand:
     # An earlier run may have made the account with it and died before it heard so.
     password = (_read(file) if state.is_executing else "") or accounts.make_password()
     init, account = accounts.bodies(settings.knobs.admin, settings["INIT_PASSWORD"], password)
-    make = script(
+    make = alone(
         MAKE,
+        lock=deployment(settings.knobs.project),
         root=settings.knobs.root,
         port=settings["DIFY_PORT"],
         stores=" ".join(name for name in (service, "redis") if name in stack.services),

@@ -84,5 +84,5 @@ def alone(body: str, *arguments: str, lock: str, **variables: str) -> str:
 
 
 def deployment(project: str) -> str:
-    """Name of the lock that whatever replaces files, schema or containers of a project takes."""
+    """Name of the lock of all that replaces a project's files, schema or containers, or makes its first account."""
     return f"{project}-deployment"

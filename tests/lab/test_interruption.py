@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.checkout import Checkout, Run
+from tests.lab.checkout import Checkout, Terminal
 from tests.lab.containers import CORE, containers, reached, secrets_of, sh
 
 STEPS = ["Data folders", "Configuration files", "Database schema", "Stack runs"]
@@ -33,7 +33,16 @@ def test_killed_in_a_step_and_run_again(checkout: Checkout, step: str) -> None:
 
 def kill_in(checkout: Checkout, step: str) -> None:
     """Start a deploy and kill -9 it half a second after this step began."""
-    process = start(checkout)
+    checkout.write_inventory()
+    words = [str(Path(sys.executable).with_name("pyinfra")), "inventory.py", "deploy.py", "-y"]
+    process = subprocess.Popen(
+        words,
+        cwd=checkout.folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     assert process.stdout
     for line in process.stdout:
         if f"Starting operation: {step}" in line:
@@ -45,17 +54,12 @@ def kill_in(checkout: Checkout, step: str) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
-def start(checkout: Checkout) -> subprocess.Popen[str]:
-    """A deploy that goes on in the background."""
+def waiting_plan(checkout: Checkout) -> Terminal:
+    """A deploy that has shown its plan."""
     checkout.write_inventory()
-    return subprocess.Popen(
-        [str(Path(sys.executable).with_name("pyinfra")), "inventory.py", "deploy.py", "-y"],
-        cwd=checkout.folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    terminal = checkout.on_a_terminal("inventory.py", "deploy.py")
+    terminal.wait_for("Press enter to execute")
+    return terminal
 
 
 CHANGED = "/opt/dify/.env changed during this run: another run, or one that was cut off, was at work here."
@@ -64,10 +68,11 @@ CHANGED = "/opt/dify/.env changed during this run: another run, or one that was 
 def test_of_two_first_runs_at_once_one_gives_way(checkout: Checkout) -> None:
     host = checkout.hosts[0]
     sh(host, "rm -rf /opt/dify")
-    both = [start(checkout) for _ in range(2)]
+    both = [waiting_plan(checkout) for _ in range(2)]
+    for one in both:
+        one.type("\n")
     with ThreadPoolExecutor() as pool:
-        said = list(pool.map(lambda one: one.communicate()[0], both))
-    runs = sorted((Run(one.returncode, text) for one, text in zip(both, said, strict=True)), key=lambda run: run.code)
+        runs = sorted(pool.map(Terminal.end, both), key=lambda run: run.code)
     runs[0].ok()
     runs[1].failed(CHANGED, "Nothing was replaced; run this again.")
     reached(host)
@@ -79,9 +84,7 @@ def test_of_two_first_runs_at_once_one_gives_way(checkout: Checkout) -> None:
 def test_a_plan_that_waited_while_a_secret_was_rotated_is_not_carried_out(checkout: Checkout) -> None:
     host = checkout.hosts[0]
     checkout.write(".env", "LOG_LEVEL=DEBUG\n")
-    checkout.write_inventory()
-    waiting = checkout.on_a_terminal("inventory.py", "deploy.py")
-    waiting.wait_for("Press enter to execute")
+    waiting = waiting_plan(checkout)
     checkout.pyinfra("inventory.py", "tasks.secrets.rotate", "name=REDIS_PASSWORD", "-y", inventory=False).ok()
     kept, ran = secrets_of(host), containers(host)
     waiting.type("\n")
@@ -89,3 +92,20 @@ def test_a_plan_that_waited_while_a_secret_was_rotated_is_not_carried_out(checko
     assert (secrets_of(host), containers(host)) == (kept, ran)
     reached(host)
     assert "Configuration files" not in checkout.deploy().ok().changed
+
+
+@pytest.mark.parametrize(
+    ("undo", "when"),
+    [
+        ("docker rm --force dify-web-1", "--date $(docker inspect --format '{{.Created}}' dify-web-1)"),
+        ("rm /opt/dify/.migrated", "--reference /opt/dify/.migrated"),
+    ],
+    ids=["Stack runs", "Database schema"],
+)
+def test_the_rest_of_a_run_that_was_cut_off_is_waited_for(checkout: Checkout, undo: str, when: str) -> None:
+    host = checkout.hosts[0]
+    sh(host, f"rm -f /root/through; {undo}")
+    rest = "sleep 20; date +%s.%N > /root/through"
+    sh(host, f"systemd-run --quiet flock /run/dify-deployment.lock sh -c '{rest}'")
+    checkout.deploy().ok()
+    assert float(sh(host, "cat /root/through")) < float(sh(host, f"date {when} +%s.%N"))

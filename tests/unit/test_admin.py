@@ -16,7 +16,7 @@ import pytest
 
 from stack import accounts
 from tasks import admin
-from tasks.commands import script
+from tasks.commands import ALONE, script
 from tests.unit.wanted import refused, run_sh, settings_of, stack_of
 
 ADMIN = {"email": "admin@example.com", "name": "The \"first\" one, 50% 'new' \\"}
@@ -321,6 +321,13 @@ def test_the_password_comes_on_stdin_and_is_masked(step: Step) -> None:
     assert json.loads(init) == {"password": step.stack.settings["INIT_PASSWORD"]}
     assert password in make.secrets
     assert not any(word in str(make) for word in (password, step.stack.settings["INIT_PASSWORD"]))
+
+
+def test_what_an_earlier_run_left_at_work_is_waited_for(step: Step) -> None:
+    """It may be making the account just now, with a password of its own."""
+    (make,) = step.run(NONE, MADE)
+    assert str(make).startswith("lock=/run/dify-deployment.lock\n")
+    assert ALONE.strip() in str(make)
 
 
 def test_the_password_of_a_run_that_died_is_used_again(step: Step) -> None:
