@@ -78,13 +78,15 @@ def answers_within(host: Host, patience: float) -> bool:
 
 
 def within(patience: float, job: Callable[[], None]) -> None:
-    """The job must succeed once within that many seconds."""
+    """The job must succeed once within that many seconds, or one of three times where it takes longer itself."""
     deadline = time.monotonic() + patience
+    tries = 0
     while True:
+        tries += 1
         try:
             return job()
         except AssertionError:
-            if time.monotonic() > deadline:
+            if tries >= 3 and time.monotonic() > deadline:
                 raise
             time.sleep(1)
 

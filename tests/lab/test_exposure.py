@@ -52,7 +52,7 @@ def first(checkout: Checkout, host: Host) -> Run:
 def guarded(host: Host, *ports: int | str) -> None:
     """Exactly these are open, and what nobody declared is published all the same."""
     assert "0.0.0.0:9200->9200/tcp" in sh(host, "docker ps --format '{{.Ports}}' --filter name=planted")
-    within(300, lambda: only_open(host, *ports))
+    within(60, lambda: only_open(host, *ports))
     # Nothing of what containers do themselves is in the way.
     assert sh(host, f"bash -c '{ASK.format('127.0.0.1')}'") == "planted"
     assert sh(host, f"bash -c '{ASK.format('::1')}'") == "planted"
@@ -127,7 +127,7 @@ def plant(host: Host, name: str, *places: str) -> None:
 
 def test_what_somebody_starts_later_is_closed_too(first: Run, host: Host) -> None:
     plant(host, "later", "9400")
-    within(300, lambda: only_open(host, 80, "15003/tcp4"))
+    within(60, lambda: only_open(host, 80, "15003/tcp4"))
     sh(host, "docker rm --force later")
 
 
@@ -139,7 +139,7 @@ def test_sshd_at_another_address_of_a_containers_port_stays_open(first: Run, hos
     def is_right() -> None:
         assert open_ports(host)[host.address6] == {SSH, "80/tcp", "2222/tcp"}
 
-    within(300, is_right)
+    within(60, is_right)
     assert f"-d {host.address6}/128 -p tcp -m tcp --dport 2223 -j DROP" in sh(host, "ip6tables-save --table mangle")
     sh(host, "systemctl stop beside && docker rm --force beside")
 

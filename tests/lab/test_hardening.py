@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -129,7 +130,7 @@ def test_what_strangers_programs_leave_behind_is_reaped(host: Host) -> None:
     """A zombie counts as a process: a container full of them takes neither code nor health checks."""
     for service in ("sandbox", "plugin_daemon"):
         inside(host, service, "sh", "-c", "(sleep 0.5 &); sleep 2")
-        within(60, lambda service=service: has_no_zombie(host, service))  # type: ignore[misc]
+        within(60, partial(has_no_zombie, host, service))
 
 
 def has_no_zombie(host: Host, service: str) -> None:
