@@ -14,7 +14,7 @@ fail() {
 # A deploy and the timer may come at once. Who can open the file can hold it, so nobody else can.
 lock=$root/.certificates.lock
 (umask 077; : >>"$lock") && chmod 600 "$lock" && exec 9>"$lock" || exit 1
-flock -w 600 9 || fail "another run of it holds $lock for 10 minutes now; end that one (fuser -v $lock) and run this again"
+flock -w 600 9 || fail "another run of it holds $lock for 10 minutes now; end that one (find /proc/[0-9]*/fd -lname $lock) and run this again"
 
 # Whether http://<domain> leads here at each of its addresses, as an authority may take any of them.
 reach() {

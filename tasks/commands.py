@@ -21,7 +21,7 @@ ALONE = r"""
 (umask 077; : >>"$lock"); exec 9>"$lock"
 flock -w 600 9 || {
     echo "another run is at work here, for ten minutes now: deploy again when it is through." \
-        "fuser -v $lock shows who holds it" >&2; exit 1; }
+        "find /proc/[0-9]*/fd -lname $lock shows who holds it" >&2; exit 1; }
 """
 
 

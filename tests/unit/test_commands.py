@@ -77,13 +77,24 @@ def test_a_second_one_waits_for_the_first(tmp_path: Path) -> None:
     assert (tmp_path / "said").read_text().split() == ["begins", "ends"] * 2
 
 
+def test_the_command_of_that_line_finds_who_holds_it(tmp_path: Path) -> None:
+    """With what every host has: fuser is a package of its own, and lslocks does not know of a lock whose flock has ended."""
+    text = alone_below(tmp_path, "echo held; read end")
+    with subprocess.Popen(["sh", "-c", text], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout and holder.stdin
+        assert holder.stdout.readline() == "held\n"
+        found = run_sh(f"find /proc/[0-9]*/fd -lname {tmp_path}/dify-deployment.lock 2>/dev/null", check=False).stdout
+        holder.stdin.close()
+    assert found == f"/proc/{holder.pid}/fd/9\n"
+
+
 def test_a_lock_that_is_not_let_go_ends_with_a_line(tmp_path: Path) -> None:
     (tmp_path / "flock").write_text('#!/bin/sh\ntest "$1" != -w\n')
     (tmp_path / "flock").chmod(0o755)
     done = run_sh(alone_below(tmp_path, "echo goes on"), path=tmp_path, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("another run is at work here, for ten minutes now: deploy again when it is through.")
-    assert f"fuser -v {tmp_path}/dify-deployment.lock" in done.stderr
+    assert f"find /proc/[0-9]*/fd -lname {tmp_path}/dify-deployment.lock" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
